@@ -1,0 +1,1 @@
+"""Codewords for classes: codebooks, decoding, reliable bits and losses."""

@@ -1,0 +1,152 @@
+"""Builders of codebooks (App. B, C, E). Each gives bits, bool [N,K], that meet the validity rules.
+
+The rules: no two rows equal; no two columns equal or opposite, which would be one classifier
+twice. They allow at most 2^(N-1) columns and need at least log2 N.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ecocseg.codes.embeddings import embed
+from ecocseg.errors import ConfigError
+
+Bits = NDArray[np.bool_]
+
+# Bounds the memory of the random search: 500 products of [40,19] by [19,40] are 3 MB.
+_BATCH = 500
+
+
+def build_bits(
+    builder: str,
+    *,
+    class_names: Sequence[str] | None,
+    num_classes: int | None,
+    length: int,
+    seed: int,
+    embeddings: str | Path | None,
+    draws: int,
+) -> Bits:
+    """Bits of the codebook that `Codebook.build` describes; raises ConfigError as it says."""
+    if builder not in BUILDERS:
+        raise ConfigError(f"codebook: got {builder!r}, allowed {', '.join(BUILDERS)}")
+    if class_names is not None:
+        if num_classes not in (None, len(class_names)):
+            raise ConfigError(
+                f"num_classes: got {num_classes} with {len(class_names)} class_names; leave it out"
+            )
+        num_classes = len(class_names)
+    if num_classes is None or num_classes < 2:
+        raise ConfigError(
+            f"class_names: got {class_names and list(class_names)}, allowed 2 or more names"
+        )
+    if builder == "one-hot":
+        return np.eye(num_classes, dtype=bool)
+    _check_length(num_classes, length)
+    if builder == "text":
+        if class_names is None:
+            raise ConfigError("class_names: got none, but the text codebook is made of the names")
+        return text_bits(embed(class_names, embeddings), length)
+    return mmd_bits(num_classes, length, seed, draws)
+
+
+def _check_length(num_classes: int, length: int) -> None:
+    fewest = max((num_classes - 1).bit_length(), 1)
+    # Beyond 63 classes the upper limit is larger than any length.
+    most = 2 ** (min(num_classes, 63) - 1)
+    if not fewest <= length <= most:
+        raise ConfigError(
+            f"length: got {length}, allowed {fewest}..{most} for {num_classes} classes: fewer bits "
+            "cannot tell the classes apart, more cannot all differ from each other"
+        )
+
+
+def mmd_bits(num_classes: int, length: int, seed: int = 0, draws: int = 100_000) -> Bits:
+    """Max-min distance (Alg. 2): the best of `draws` random matrices.
+
+    Matrices that break the validity rules are skipped; of the others the first with the largest
+    d_min_r + d_min_c + N - d_max_c wins. The same seed gives the same codebook. Raises ConfigError
+    when no draw was valid.
+    """
+    if draws < 1:
+        raise ConfigError(f"draws: got {draws}, allowed 1 or more; the paper has 100,000")
+    size = num_classes * length
+    generator = np.random.Generator(np.random.PCG64(seed))
+    best, best_score = None, -1
+    for start in range(0, draws, _BATCH):
+        count = min(_BATCH, draws - start)
+        # Whole 32-bit words per matrix, as the generator makes them: the batch size does not show.
+        raw = generator.bytes(count * 4 * -(-size // 32))
+        packed = np.frombuffer(raw, dtype=np.uint8).reshape(count, -1)
+        bits = np.unpackbits(packed, axis=1, count=size).reshape(count, num_classes, length)
+        scores = _scores(bits)
+        index = int(scores.argmax())
+        if scores[index] > best_score:
+            best, best_score = bits[index].astype(bool), int(scores[index])
+    if best is None:
+        raise ConfigError(
+            f"codebook: none of {draws:,} random matrices of {num_classes} classes and {length} "
+            "bits was valid; change length"
+        )
+    return best
+
+
+def _scores(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """d_min_r + d_min_c + N - d_max_c of each matrix [L,N,K]; -1 for an invalid one."""
+    _, classes, length = bits.shape
+    signed = torch.from_numpy(bits).float().mul_(2).sub_(1)
+    rows = _off_diagonal(signed @ signed.mT)
+    min_rows = (length - rows.amax(1)) / 2
+    if length == 1:
+        scores = min_rows + 2 * classes
+        return torch.where(min_rows > 0, scores, -1).long().numpy()
+    columns = _off_diagonal(signed.mT @ signed)
+    min_columns = (classes - columns.amax(1)) / 2
+    max_columns = (classes - columns.amin(1)) / 2
+    valid = (min_rows > 0) & (min_columns > 0) & (max_columns < classes)
+    scores = min_rows + min_columns + classes - max_columns
+    return torch.where(valid, scores, -1).long().numpy()
+
+
+def _off_diagonal(square: torch.Tensor) -> torch.Tensor:
+    """[L,M,M] -> [L,M(M-1)] without the diagonal, as views: the diagonal is every (M+1)-th."""
+    size = square.shape[1]
+    return square.flatten(1)[:, 1:].unflatten(1, (size - 1, size + 1))[:, :, :-1].flatten(1)
+
+
+def text_bits(embeddings: NDArray[np.float64], length: int) -> Bits:
+    """Text codebook (Alg. 3) from embeddings [N,D] of the class names.
+
+    Rows are brought to unit length, channels ranked by their variance over the classes, each made
+    binary at its own mean, and taken in order unless equal or opposite to one taken before.
+    Raises ConfigError when there are too few such channels or two classes end up equal.
+    """
+    rows = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(1e-12)
+    order = np.argsort(-rows.var(axis=0), kind="stable")
+    binary = (rows > rows.mean(axis=0))[:, order]
+    seen: set[bytes] = set()
+    taken: list[int] = []
+    for channel in range(binary.shape[1]):
+        column = binary[:, channel]
+        key = (column ^ column[0]).tobytes()
+        if key not in seen:
+            seen.add(key)
+            taken.append(channel)
+    if len(taken) < length:
+        raise ConfigError(
+            f"length: got {length}, allowed up to {len(taken)} for these class names: their "
+            "embeddings have no more channels that differ"
+        )
+    bits = binary[:, taken[:length]]
+    if len(np.unique(bits, axis=0)) < len(bits):
+        raise ConfigError(
+            f"length: {length} bits of the embeddings do not tell all class names apart; use more"
+        )
+    return bits
+
+
+BUILDERS = ("text", "mmd", "one-hot")
+"""Names that `Codebook.build` knows."""

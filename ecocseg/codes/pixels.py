@@ -1,0 +1,44 @@
+"""Work on pixels in pieces: [K,c] slices of an image that stay in the processor's cache."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from ecocseg.codes.codebook import Codebook
+
+# 4096 pixels of 40 float32 bits are 0.6 MB, which the second-level cache of current processors
+# holds; a GPU wants fewer, larger pieces.
+CPU_PIXELS = 4096
+DEVICE_PIXELS = 1 << 18
+
+
+def check_logits(logits: Tensor, book: Codebook) -> None:
+    """Raise ValueError unless `logits` is floating point [B,K,H,W] with the codebook's K."""
+    if logits.ndim != 4 or logits.shape[1] != book.length or not logits.is_floating_point():
+        raise ValueError(
+            f"logits: got {logits.dtype} {list(logits.shape)}, allowed floating point "
+            f"[B,K,H,W] with K = {book.length}, the length of the codebook; give the head as many "
+            "channels as the codebook has bits"
+        )
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The type to compute in: float64 stays, everything else becomes float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """Context without autocast, which would turn the matrix products inside into half precision."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def pieces(tensor: Tensor, pixels: int | None = None) -> Iterator[tuple[int, slice]]:
+    """(image, pixels) of each piece of a [B,*,H,W] tensor whose pixels are counted row by row."""
+    if pixels is None:
+        pixels = CPU_PIXELS if tensor.device.type == "cpu" else DEVICE_PIXELS
+    total = tensor.shape[-2] * tensor.shape[-1]
+    for image in range(tensor.shape[0]):
+        for start in range(0, total, pixels):
+            yield image, slice(start, min(start + pixels, total))

@@ -1,0 +1,122 @@
+"""A benchmark: which images are labelled, unlabelled and evaluated, and how they are cropped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ecocseg.config import require
+from ecocseg.data.dataset import Stream
+from ecocseg.data.manifest import Manifest, Row
+from ecocseg.data.partition import PartitionConfig, split_keys
+from ecocseg.data.transforms import TransformConfig
+from ecocseg.engine.evaluate import EvaluationConfig
+from ecocseg.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Images of a prepared data set."""
+
+    dataset: str
+    split: str = "train"
+    part: Literal["all", "labelled", "rest"] = "all"
+    """all images of the split, or one side of its partition."""
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    limit: int | None = None
+    """The first so many images only; a quick look, not a protocol."""
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit > 0, "limit", self.limit, "null or 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Data and protocol of a run."""
+
+    name: str
+    labelled: SourceConfig
+    evaluated: SourceConfig
+    labelled_transform: TransformConfig
+    unlabelled: SourceConfig | None = None
+    unlabelled_transform: TransformConfig | None = None
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if (self.unlabelled is None) != (self.unlabelled_transform is None):
+            raise ConfigError("unlabelled and unlabelled_transform go together: give both or none")
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets it needs, each once."""
+        sources = (self.labelled, self.unlabelled, self.evaluated)
+        return list(dict.fromkeys(s.dataset for s in sources if s is not None))
+
+
+def source_rows(source: SourceConfig, manifests: Mapping[str, Manifest]) -> list[Row]:
+    """The rows that `source` names, in the manifest's order.
+
+    Raises ConfigError when the split is not there or no image is left.
+    """
+    manifest = manifests[source.dataset]
+    rows = manifest.rows(source.split)
+    if source.part != "all":
+        name = source.partition.published
+        published = manifest.partition(name) if name is not None else None
+        labelled, rest = split_keys([row.key for row in rows], source.partition, published)
+        wanted = set(labelled if source.part == "labelled" else rest)
+        rows = [row for row in rows if row.key in wanted]
+    if not rows:
+        raise ConfigError(
+            f"{source.dataset}/{source.split}: no image is left in the part {source.part!r} of "
+            f"the partition {source.partition.fraction!r}; choose another fraction or list"
+        )
+    return rows[: source.limit]
+
+
+def build_streams(
+    benchmark: BenchmarkConfig,
+    manifests: Mapping[str, Manifest],
+    names: Sequence[str],
+    labelled_batch: int,
+    unlabelled_batch: int,
+) -> list[Stream]:
+    """The streams that a method reads.
+
+    Raises ConfigError when a method reads unlabelled images and the benchmark names none, and
+    when labelled and evaluated data sets differ in their classes.
+    """
+    taught = manifests[benchmark.labelled.dataset].names
+    scored = manifests[benchmark.evaluated.dataset].names
+    if list(taught) != list(scored):
+        raise ConfigError(
+            f"benchmark.labelled.dataset {benchmark.labelled.dataset!r} has the classes "
+            f"{list(taught)}, benchmark.evaluated.dataset {benchmark.evaluated.dataset!r} has "
+            f"{list(scored)}: prepare both with one class table"
+        )
+    streams = []
+    for name in names:
+        if name == "labelled":
+            streams.append(
+                Stream(
+                    name=name,
+                    rows=source_rows(benchmark.labelled, manifests),
+                    batch_size=labelled_batch,
+                    transform=benchmark.labelled_transform,
+                )
+            )
+            continue
+        if benchmark.unlabelled is None or benchmark.unlabelled_transform is None:
+            raise ConfigError(
+                f"benchmark.unlabelled: the method reads the stream {name!r} and benchmark "
+                f"{benchmark.name!r} has no unlabelled images; name some"
+            )
+        streams.append(
+            Stream(
+                name=name,
+                rows=source_rows(benchmark.unlabelled, manifests),
+                batch_size=unlabelled_batch,
+                transform=benchmark.unlabelled_transform,
+                labelled=False,
+            )
+        )
+    return streams

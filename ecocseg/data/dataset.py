@@ -1,0 +1,96 @@
+"""The one reader: prepared data sets by their manifest, batches as a function of the step."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ecocseg.data.manifest import Row
+from ecocseg.data.sampling import EpochSampler
+from ecocseg.data.transforms import Sample, TransformConfig, collate, random_geometry
+from ecocseg.engine.seed import derive, generator
+from ecocseg.errors import DataError
+from ecocseg.types import IGNORE
+
+
+def read_image(row: Row) -> Tensor:
+    """The stored image, RGB uint8 [3,H,W]; DataError when the file is gone or damaged."""
+    return torch.from_numpy(_read(row.image, "RGB")).permute(2, 0, 1).contiguous()
+
+
+def read_label(row: Row) -> Tensor:
+    """The stored label, train ids uint8 [H,W]; DataError when the file is gone or damaged."""
+    return torch.from_numpy(_read(row.label, "L"))
+
+
+def _read(path: object, mode: str) -> "np.ndarray":
+    try:
+        with Image.open(str(path)) as picture:
+            return np.array(picture.convert(mode) if picture.mode != mode else picture)
+    except (OSError, SyntaxError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}); remove the file and run the preprocess stage again"
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One source of training images: which rows, how many a step, how transformed."""
+
+    name: str
+    rows: Sequence[Row]
+    batch_size: int
+    transform: TransformConfig
+    labelled: bool = True
+    """False hides the labels: every label pixel reads 255."""
+
+
+class StepBatches(Dataset[dict[str, Sample]]):
+    """Item t is the batch of step t: a mapping from stream name to a batched `Sample`.
+
+    Order and augmentation depend on (seed, stream, step) only, so a loader that starts at step t
+    gives what one that started at 0 gives from there on.
+    """
+
+    def __init__(self, streams: Sequence[Stream], seed: int) -> None:
+        self.streams, self.seed = list(streams), seed
+        self._samplers = {
+            s.name: EpochSampler(len(s.rows), s.batch_size, derive(seed, "order", s.name))
+            for s in streams
+        }
+
+    def __getitem__(self, step: int) -> dict[str, Sample]:
+        return {stream.name: self._batch(stream, step) for stream in self.streams}
+
+    def _batch(self, stream: Stream, step: int) -> Sample:
+        samples = []
+        for place, index in enumerate(self._samplers[stream.name].indices(step)):
+            row = stream.rows[index]
+            image = read_image(row)
+            if stream.labelled:
+                label = read_label(row)
+            else:
+                label = torch.full(image.shape[1:], IGNORE, dtype=torch.uint8)
+            random = generator(self.seed, "view", stream.name, step, place)
+            samples.append(random_geometry(image, label, stream.transform, random))
+        return collate(samples)
+
+
+def batches(
+    streams: Sequence[Stream], seed: int, start: int, stop: int, workers: int = 0
+) -> Iterator[Mapping[str, Sample]]:
+    """Batches of steps `start` to `stop` - 1, read ahead by `workers` processes (0: in place)."""
+    loader = DataLoader(
+        StepBatches(streams, seed),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+        multiprocessing_context="spawn" if workers else None,
+    )
+    yield from loader

@@ -1,0 +1,54 @@
+"""Masks that say which pixels of a mixed image come from where."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ecocseg.data.transforms import uniform
+
+
+def class_mask(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """ClassMix: pixels of half of the classes of each image, bool [B,H,W].
+
+    `labels` [B,H,W]; of n distinct values ceil(n / 2) are drawn per image. As in DACS the ignore
+    value counts as one of them.
+    """
+    masks = []
+    for label in labels:
+        present = torch.unique(label)
+        order = torch.randperm(len(present), generator=generator).to(present.device)
+        chosen = present[order[: math.ceil(len(present) / 2)]]
+        masks.append(torch.isin(label, chosen))
+    return torch.stack(masks)
+
+
+def cutmix_mask(
+    batch: int, height: int, width: int, generator: torch.Generator, probability: float = 0.5
+) -> Tensor:
+    """CutMix: one box for each image, bool [B,H,W]; no box with 1 - `probability`.
+
+    The box covers 2 to 40 % of the image and its aspect ratio is between 0.3 and 1 / 0.3, as in
+    UniMatch; boxes that do not fit are drawn again.
+    """
+    masks = torch.zeros(batch, height, width, dtype=torch.bool)
+    for mask in masks:
+        if uniform(0, 1, generator) >= probability:
+            continue
+        while True:
+            area = uniform(0.02, 0.4, generator) * height * width
+            ratio = uniform(0.3, 1 / 0.3, generator)
+            box_width, box_height = int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio))
+            left = int(torch.randint(width, (), generator=generator))
+            top = int(torch.randint(height, (), generator=generator))
+            if left + box_width <= width and top + box_height <= height:
+                mask[top : top + box_height, left : left + box_width] = True
+                break
+    return masks
+
+
+def paste(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """`foreground` where `mask` [B,H,W], else `background`; both [B,H,W] or [B,C,H,W]."""
+    if foreground.dim() == mask.dim() + 1:
+        mask = mask.unsqueeze(1)
+    return torch.where(mask, foreground, background)

@@ -1,0 +1,78 @@
+"""The seam of the design: what a method needs to know of how classes become channels."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ecocseg.codes.mining import check_quality, quality_weight
+from ecocseg.errors import ConfigError
+from ecocseg.types import PseudoLabel, Terms
+
+Quality = Literal["image", "pixel"]
+
+
+class Encoding(nn.Module, ABC):
+    """Classes as channels of the head; a method works with any of them.
+
+    It has no parameters and no state: nothing of it is in a state dict.
+    """
+
+    def __init__(
+        self, *, channels: int, num_classes: int, quality: Quality, quality_threshold: float
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        """Channels K of the head."""
+        self.num_classes = num_classes
+        """Classes N."""
+        self.quality: Quality = quality
+        self.quality_threshold = quality_threshold
+
+    @abstractmethod
+    def loss(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Terms:
+        """Loss of `logits` [B,K,H,W], averaged over all pixels.
+
+        `targets`: int64 labels [B,H,W] (255 ignored) or what `encode` and `pseudo_label` give.
+        `weight` [B,H,W] or None (ones); ignored pixels weigh 0 and stay in the divisor.
+        """
+
+    @abstractmethod
+    def encode(self, labels: Tensor) -> Tensor:
+        """Labels [B,H,W] as targets of the kind that `pseudo_label` gives, to be mixed with them.
+
+        What an ignored pixel (255) becomes is left open: give it weight 0.
+        """
+
+    @abstractmethod
+    def decode(self, logits: Tensor) -> Tensor:
+        """Class of each pixel: [B,K,H,W] -> int64 [B,H,W]."""
+
+    @abstractmethod
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """Scores to add up over windows and networks: [B,K,H,W] -> [B,N,H,W], larger is better."""
+
+    @abstractmethod
+    def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
+        """Targets out of a teacher's logits [B,K,H,W], without gradient.
+
+        `valid` bool [B,H,W]: pixels that are no padding; the others are left out of the quality
+        share and get quality 0.
+        """
+
+    def pixel_quality(self, confidence: Tensor, valid: Tensor | None) -> Tensor:
+        """Loss weight of each pixel [B,H,W] from its confidence: Eq. 47 (image) or 48 (pixel)."""
+        if self.quality == "image":
+            share = quality_weight(confidence, self.quality_threshold, valid)
+            weight = share[:, None, None].expand_as(confidence)
+        else:
+            weight = (confidence > self.quality_threshold).to(confidence.dtype)
+        return weight.clone() if valid is None else torch.where(valid, weight, 0)
+
+
+def check_quality_fields(quality: str, threshold: float) -> None:
+    """Raise ConfigError when a quality option that both encodings share is out of range."""
+    if quality not in get_args(Quality):
+        raise ConfigError(f"quality: got {quality!r}, allowed {', '.join(get_args(Quality))}")
+    check_quality(threshold)

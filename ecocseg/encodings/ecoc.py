@@ -1,0 +1,163 @@
+"""Error-correcting output codes: a channel per bit, classes as codewords (ECOCSeg)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ecocseg.codes.build import BUILDERS
+from ecocseg.codes.codebook import Codebook
+from ecocseg.codes.decode import decode, soft_hamming_distance
+from ecocseg.codes.losses import Denominator, ECOCLoss, check_loss
+from ecocseg.codes.mining import check_mining, code_bits, mine_reliable_bits
+from ecocseg.encodings.base import Encoding, Quality, check_quality_fields
+from ecocseg.errors import ConfigError
+from ecocseg.types import IGNORE, PseudoLabel, Terms
+
+Labels = Literal["hybrid", "code", "bit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ECOCConfig:
+    """Options of the ECOC encoding; symbols are the paper's."""
+
+    codebook: str = "text"
+    """Builder of the codebook, as in `Codebook.build`."""
+    length: int = 40
+    """K, bits per codeword (one-hot: always N)."""
+    codebook_seed: int = 0
+    """Seed of the random builders."""
+    codebook_path: str | None = None
+    """A saved codebook to use instead of building one."""
+    embeddings: str | None = None
+    """word2vec or GloVe file for the text codebook instead of the table that is shipped."""
+    threshold: float = 0.95
+    """T of reliable bit mining, 0..1."""
+    max_candidates: int | None = None
+    """Largest candidate set of the mining (the released code: 8); none: no limit."""
+    labels: Labels = "hybrid"
+    """Pseudo-labels: hybrid (Eq. 7), code-wise or bit-wise."""
+    quality: Quality = "image"
+    """Weight of pseudo-labels: share of confident pixels (image) or confident or not (pixel)."""
+    quality_threshold: float = 0.968
+    """tau' of the quality weight, 0..1."""
+    distance_weight: float = 5.0
+    """lambda1, 0 or more."""
+    contrast_weight: float = 2.0
+    """lambda2, 0 or more."""
+    temperature: float = 0.5
+    """tau of the contrast, above 0."""
+    denominator: Denominator = "paper"
+    """Denominator of the contrast, as in `ECOCLoss`."""
+
+    def __post_init__(self) -> None:
+        if self.codebook not in BUILDERS:
+            raise ConfigError(f"codebook: got {self.codebook!r}, allowed {', '.join(BUILDERS)}")
+        if self.length < 1:
+            raise ConfigError(f"length: got {self.length}, allowed 1 or more; the paper has 40")
+        if self.labels not in get_args(Labels):
+            raise ConfigError(
+                f"labels: got {self.labels!r}, allowed {', '.join(get_args(Labels))}"
+            )
+        check_mining(self.threshold, self.max_candidates)
+        check_quality_fields(self.quality, self.quality_threshold)
+        check_loss(
+            self.distance_weight, self.contrast_weight, self.temperature, self.denominator
+        )
+
+
+class ECOCEncoding(Encoding):
+    """A channel per bit of the codebook."""
+
+    def __init__(self, config: ECOCConfig, class_names: Sequence[str]) -> None:
+        book = _codebook(config, class_names)
+        super().__init__(
+            channels=book.length,
+            num_classes=book.num_classes,
+            quality=config.quality,
+            quality_threshold=config.quality_threshold,
+        )
+        self.config = config
+        self.book = book
+        self._loss = ECOCLoss(
+            book,
+            config.distance_weight,
+            config.contrast_weight,
+            config.temperature,
+            config.denominator,
+        )
+
+    def loss(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Terms:
+        """`ECOCLoss`; parts: bce, distance, contrast."""
+        total, *parts = self._loss(logits, targets, weight)
+        return Terms(total=total, parts=dict(zip(("bce", "distance", "contrast"), parts, strict=True)))
+
+    def encode(self, labels: Tensor) -> Tensor:
+        """Codewords, bool [B,K,H,W]; an ignored pixel gets the codeword of class 0."""
+        return code_bits(labels.masked_fill(labels == IGNORE, 0), self.book)
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Class of the nearest codeword."""
+        return decode(logits, self.book)
+
+    def class_scores(self, logits: Tensor) -> Tensor:
+        """Minus the soft Hamming distance, as a share of the K bits."""
+        return soft_hamming_distance(logits, self.book).div(-self.book.length)
+
+    @torch.no_grad()
+    def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
+        """Hybrid labels (or code-wise, or bit-wise ones) and the confidence of the bits.
+
+        Statistics: confidence, quality, mask_share (mean of M), candidates (mean), difference
+        (bits per pixel on which code-wise and bit-wise labels differ), correction (those in M).
+        """
+        mined = mine_reliable_bits(
+            logits, self.book, self.config.threshold, self.config.max_candidates
+        )
+        code, bitwise = code_bits(mined.labels, self.book), logits >= 0
+        differ = code ^ bitwise
+        correction = differ & mined.mask
+        if self.config.labels == "hybrid":
+            targets = bitwise ^ correction
+        else:
+            targets = code if self.config.labels == "code" else bitwise
+        quality = self.pixel_quality(mined.confidence, valid)
+        pixels = max(mined.labels.numel(), 1)
+        statistics = {
+            "confidence": mined.confidence.mean(),
+            "quality": quality.mean(),
+            "mask_share": mined.mask.sum() / max(mined.mask.numel(), 1),
+            "candidates": mined.candidates.sum() / pixels,
+            "difference": differ.sum() / pixels,
+            "correction": correction.sum() / pixels,
+        }
+        return PseudoLabel(
+            targets=targets,
+            labels=mined.labels,
+            confidence=mined.confidence,
+            quality=quality,
+            statistics=statistics,
+        )
+
+
+def _codebook(config: ECOCConfig, class_names: Sequence[str]) -> Codebook:
+    if config.codebook_path is None:
+        return Codebook.build(
+            config.codebook,
+            class_names=class_names,
+            length=config.length,
+            seed=config.codebook_seed,
+            embeddings=config.embeddings,
+        )
+    book = Codebook.load(config.codebook_path)
+    if book.num_classes != len(class_names) or (
+        book.class_names is not None and book.class_names != tuple(class_names)
+    ):
+        raise ConfigError(
+            f"codebook_path: got {config.codebook_path}, a codebook of {book.num_classes} classes "
+            f"{list(book.class_names or ())}, but the data set has {len(class_names)} classes "
+            f"{list(class_names)}; build one for these names in this order"
+        )
+    return book

@@ -1,0 +1,138 @@
+"""Whole-image and sliding-window evaluation into a confusion matrix."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecocseg.config import require
+from ecocseg.data.dataset import read_image, read_label
+from ecocseg.data.manifest import Row
+from ecocseg.encodings.base import Encoding
+from ecocseg.metrics import confusion_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How an image is predicted; part of a result's identity."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    window: tuple[int, int] | None = None
+    """Height and width of the sliding window, for mode slide."""
+    stride: tuple[int, int] | None = None
+    """Vertical and horizontal step of the window, for mode slide."""
+    batch_size: int = 8
+    """Images (whole) or windows (slide) at a time; changes the result by rounding at most."""
+
+    def __post_init__(self) -> None:
+        slide = self.mode == "slide"
+        for name in ("window", "stride"):
+            value = getattr(self, name)
+            require(
+                (value is not None and min(value) > 0) if slide else value is None,
+                name,
+                value,
+                "[height, width] for mode slide, null for mode whole",
+            )
+        if self.window is not None and self.stride is not None:
+            fits = all(s <= w for s, w in zip(self.stride, self.window, strict=True))
+            require(fits, "stride", self.stride, f"at most the window {list(self.window)}")
+        require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    encoding: Encoding,
+    rows: Sequence[Row],
+    config: EvaluationConfig,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+) -> Tensor:
+    """Confusion matrix int64 [N,N] of `model` over `rows`, on the CPU.
+
+    Logits (whole) or class scores (slide) are brought to the label's size before the decision.
+    The model is put into evaluation mode and left in the mode it had.
+    """
+    training = model.training
+    model.eval()
+    total = torch.zeros(encoding.num_classes, encoding.num_classes, dtype=torch.int64)
+    at_once = config.batch_size if config.mode == "whole" else 1
+    for group in _same_size(rows, at_once):
+        images = torch.stack([read_image(row) for row in group]).to(device).float() / 255
+        labels = torch.stack([read_label(row) for row in group]).to(device)
+        with torch.autocast(device.type, autocast) if autocast else nullcontext():
+            if config.mode == "whole":
+                prediction = predict_whole(model, encoding, images, labels.shape[-2:])
+            else:
+                prediction = predict_slide(model, encoding, images, labels.shape[-2:], config)
+        total += confusion_matrix(prediction, labels, encoding.num_classes).cpu()
+    model.train(training)
+    return total
+
+
+def predict_whole(
+    model: nn.Module, encoding: Encoding, images: Tensor, size: Sequence[int]
+) -> Tensor:
+    """Classes [B,H,W] at `size` (height, width) of whole images [B,3,h,w] in 0..1."""
+    return encoding.decode(_resized(model(images), size))
+
+
+def predict_slide(
+    model: nn.Module,
+    encoding: Encoding,
+    images: Tensor,
+    size: Sequence[int],
+    config: EvaluationConfig,
+) -> Tensor:
+    """Classes [1,H,W] at `size` of one image [1,3,h,w]: mean class scores of all windows."""
+    assert config.window is not None
+    assert config.stride is not None
+    height, width = images.shape[-2:]
+    high, wide = min(config.window[0], height), min(config.window[1], width)
+    corners = [
+        (top, left)
+        for top in _starts(height, high, config.stride[0])
+        for left in _starts(width, wide, config.stride[1])
+    ]
+    scores = images.new_zeros(1, encoding.num_classes, height, width)
+    visits = images.new_zeros(1, 1, height, width)
+    for first in range(0, len(corners), config.batch_size):
+        part = corners[first : first + config.batch_size]
+        windows = torch.cat([images[..., t : t + high, x : x + wide] for t, x in part])
+        found = encoding.class_scores(model(windows))
+        for score, (top, left) in zip(found, part, strict=True):
+            place = (..., slice(top, top + high), slice(left, left + wide))
+            scores[place] += score
+            visits[place] += 1
+    return _resized(scores / visits, size).argmax(1)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Starts of the windows that cover `length`; the last one ends at the border."""
+    return [*range(0, length - window, stride), length - window]
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
+
+
+def _same_size(rows: Sequence[Row], at_once: int) -> list[list[Row]]:
+    """Consecutive rows of equal image and label size, `at_once` at most in a group."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        if groups and len(groups[-1]) < at_once and _size(groups[-1][0]) == _size(row):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _size(row: Row) -> tuple[tuple[int, int], tuple[int, int]]:
+    return row.image_size, row.label_size

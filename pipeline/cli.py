@@ -1,0 +1,84 @@
+"""The `ecocseg` command. It imports inside commands, so that --help answers at once."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pipeline  # noqa: F401  (switches usage reporting off before anything else is imported)
+from ecocseg.errors import UserError
+
+_OVERRIDES = (
+    "Overrides are key=value: a field of params.yaml (experiments='[camvid_ssl]' seeds='[0,1]') "
+    "or of the runs' configuration (method=dacs encoding.threshold=0.9 schedule.steps=1000)."
+)
+_COMMANDS = {
+    "fetch": "bring the raw files of every data set that the experiments need",
+    "preprocess": "verify the raw files and prepare what training reads",
+    "plan": "list the runs with cost; --out writes them as results/plan.jsonl",
+    "train": "run one cell here and now: ecocseg train experiment=NAME cell=NAME seed=0",
+    "grid": "run everything in results/plan.jsonl that is not finished, on Ray",
+    "search": "search hyperparameters with Ray Tune",
+    "tables": "make tables, figures and the report from the records",
+    "predict": "label images with a trained run",
+    "ui": "open MLflow's page on the tracked runs",
+    "doctor": "check this machine: versions, devices, memory, storage, tracking, data",
+    "verify": "check the raw files of the data sets, every fault with its remedy",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="ecocseg",
+        description="Pseudo-label learning for semantic segmentation, on any number of workers.",
+        epilog="Stages of `dvc repro`: fetch, preprocess, plan, grid, search, tables.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=f"{text}.", epilog=_OVERRIDES)
+        _arguments(name, command)
+    return parser
+
+
+def _arguments(name: str, command: argparse.ArgumentParser) -> None:
+    if name == "plan":
+        command.add_argument("--out", action="store_true", help="write results/plan.jsonl")
+    elif name == "tables":
+        command.add_argument("--show", action="store_true", help="print the tables, write nothing")
+    elif name == "predict":
+        command.add_argument("run", help="run id (results/runs/<run id>)")
+        command.add_argument("images", nargs="+", help="image files, or folders of them")
+        command.add_argument("--out", default="results/predictions", help="folder for the labels")
+        command.add_argument(
+            "--weights", choices=("last", "best", "teacher"), default="last", help="default: last"
+        )
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+        return
+    elif name == "ui":
+        command.add_argument("--port", type=int, default=5000)
+        command.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 on success, 1 for what the user can mend, 130 after Ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    from pipeline import commands
+
+    try:
+        return int(getattr(commands, options.command)(options) or 0)
+    except UserError as error:
+        print(f"ecocseg {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        text = str(stop) or "interrupted; the same command goes on from here"
+        print(f"\necocseg {options.command}: {text}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has what it wanted.
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""What the grid is doing, while it does it: a table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console, Group, JustifyMethod
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cluster.pool import Progress, Row
+from pipeline.status import RunStatus, read_status, run_directory
+
+_READ_S = 1.0
+_PLAIN_S = 30.0
+_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "queued": "dim"}
+_HEADINGS = ("step", "loss", "speed", "ETA", "node")
+_BAR = 10
+_NOTES = 5
+_SHORTEST_NAME = 12
+_LONGEST_NODE = 12
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One line of the table: a run's name, its state under this driver, and its last status."""
+
+    name: str
+    state: str
+    status: RunStatus
+    message: str = ""
+
+
+@contextmanager
+def live_view(title: str, console: Console | None = None) -> Iterator[Callable[[Progress], None]]:
+    """Yield the `on_progress` of `run_all`; it draws on stderr (or `console`)."""
+    console = console or Console(stderr=True)
+    observer = _Observer()
+    if not console.is_terminal:
+        lines = _PlainLines(title, console, observer)
+        yield lines.update
+        lines.summary()
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+
+        def draw(progress: Progress) -> None:
+            if observer.read(progress):
+                live.update(table(title, observer, console.width, console.height), refresh=True)
+
+        yield draw
+
+
+class _Observer:
+    """Reads the status files of active runs and tells a moving run from a status left behind."""
+
+    def __init__(self) -> None:
+        self.views: list[RunView] = []
+        self.started = time.monotonic()
+        self._statuses: dict[str, RunStatus] = {}
+        self._left_behind: dict[str, float] | None = None
+        self._settled: set[str] = set()
+        self._read_at = float("-inf")
+
+    def read(self, progress: Progress) -> bool:
+        """Take in `progress`, at most once a second except at the end; whether it did."""
+        if progress.active and time.monotonic() - self._read_at < _READ_S:
+            return False
+        self._read_at = time.monotonic()
+        for run_id in map(str, (row["run_id"] for row in progress.rows)):
+            if run_id not in self._settled:
+                status = read_status(run_directory(progress.results_dir, run_id))
+                self._statuses[run_id] = status or RunStatus(updated=0.0)
+        self._settled = progress.finished | progress.failed.keys()
+        if self._left_behind is None:
+            self._left_behind = {name: last.updated for name, last in self._statuses.items()}
+        self.views = [self._view(row, progress) for row in progress.rows]
+        return True
+
+    def _view(self, row: Row, progress: Progress) -> RunView:
+        run_id = str(row["run_id"])
+        status, message = self._statuses[run_id], progress.failed.get(run_id, "")
+        if run_id in progress.finished:
+            state = "finished"
+        elif run_id in progress.failed:
+            state = "failed"
+        elif self._moves(run_id) and status.state == "running":
+            state = "running"
+        else:
+            state = "queued"
+        if run_id in progress.active and run_id in progress.retries:
+            message = f"worker or node lost, attempt {progress.retries[run_id] + 1}"
+        return RunView(run_name(row), state, status, message)
+
+    def _moves(self, run_id: str) -> bool:
+        # Not by the age of the status: the clocks of two machines may differ.
+        left_behind = self._left_behind or {}
+        return self._statuses[run_id].updated != left_behind.get(run_id)
+
+    def counts(self) -> dict[str, int]:
+        states = [view.state for view in self.views]
+        return {state: states.count(state) for state in _STYLES}
+
+    def seconds_to_go(self) -> float | None:
+        """A rough guess: what the running ones report, and their mean for each waiting run."""
+        running = [view.status for view in self.views if view.state == "running"]
+        speeds = [(s.steps, s.steps_per_second) for s in running if s.steps_per_second]
+        if not speeds or len(speeds) < len(running):
+            return None
+        whole = sum(steps / speed for steps, speed in speeds if speed) / len(speeds)
+        left = sum(status.eta_s or 0.0 for status in running)
+        return (left + whole * self.counts()["queued"]) / len(running)
+
+    def headline(self) -> str:
+        counts = self.counts()
+        parts = [f"{counts['finished']} of {len(self.views)} finished"]
+        parts += [f"{counts[key]} {key}" for key in ("failed", "running", "queued") if counts[key]]
+        parts.append(f"{duration(time.monotonic() - self.started)} so far")
+        to_go = self.seconds_to_go()
+        return ", ".join(parts) + (f", about {duration(to_go)} to go" if to_go else "")
+
+
+class _PlainLines:
+    """For logs: a line when a run changes its state, and an overview now and then."""
+
+    def __init__(self, title: str, console: Console, observer: _Observer) -> None:
+        self.title, self.console, self.observer = title, console, observer
+        self.states: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.printed_at = time.monotonic()
+
+    def update(self, progress: Progress) -> None:
+        first = not self.states
+        if not self.observer.read(progress):
+            return
+        for view in self.observer.views:
+            before = self.states.get(view.name, "queued")
+            if view.state != before and not (first and view.state == "finished"):
+                self.say(f"{view.name}: {view.state}{_detail(view)}")
+            elif view.message and view.message != self.notes.get(view.name):
+                self.say(f"{view.name}: {view.message}")
+            self.states[view.name], self.notes[view.name] = view.state, view.message
+        if first or time.monotonic() - self.printed_at >= _PLAIN_S:
+            self.summary()
+
+    def summary(self) -> None:
+        self.printed_at = time.monotonic()
+        self.say(self.observer.headline())
+        for view in self.observer.views:
+            if view.state == "running":
+                cells = _cells(view, bar=False)
+                self.say(f"  {view.name}: " + "  ".join(cell for cell in cells if cell))
+
+    def say(self, text: str) -> None:
+        self.console.print(f"{self.title}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def table(title: str, observer: _Observer, width: int, height: int) -> Group:
+    """The picture of one moment, for a terminal of `width` columns and `height` lines."""
+    notes = [view for view in observer.views if view.message]
+    shown = _most_telling(observer.views, max(3, height - 5 - min(len(notes), _NOTES)))
+    wide = width >= 100
+    lines = [_cells(view, bar=wide) for view in shown]
+    gap = 2 if wide else 1
+    # Numbers are never cut; what a narrow terminal lacks is taken from the run's name.
+    columns = [max(map(len, column)) for column in zip(_HEADINGS, *lines, strict=True)]
+    room = max(_SHORTEST_NAME, width - max(map(len, _STYLES)) - sum(columns) - 7 * gap)
+    grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    grid.add_column("run", no_wrap=True, max_width=room)
+    grid.add_column("state", no_wrap=True, min_width=max(map(len, _STYLES)))
+    for name, needed in zip(_HEADINGS, columns, strict=True):
+        side: JustifyMethod = "left" if name == "node" else "right"
+        grid.add_column(name, no_wrap=True, min_width=needed, justify=side)
+    for view, cells in zip(shown, lines, strict=True):
+        style = "dim" if view.state in ("finished", "queued") else ""
+        state = Text(view.state, style=_STYLES[view.state])
+        grid.add_row(Text(shorten(view.name, room)), state, *map(Text, cells), style=style)
+    parts: list[Table | Text] = [Text(f"{title}: {observer.headline()}", style="bold"), grid]
+    if hidden := len(observer.views) - len(shown):
+        parts.append(Text(f"and {hidden} more, finished or queued", style="dim"))
+    for view in notes[:_NOTES]:
+        note = f"{view.name}: {view.message}".partition("\n")[0]
+        parts.append(Text(shorten(note, width), style="red"))
+    return Group(*parts)
+
+
+def shorten(text: str, room: int) -> str:
+    """`text` in `room` characters; the middle goes, since names differ at their ends."""
+    if len(text) <= room:
+        return text
+    head = (room - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (room - 1 - head) :]}"
+
+
+def run_name(row: Row) -> str:
+    """How people call a run: experiment, cell and seed; the run id where those are not given."""
+    if "cell" not in row:
+        return str(row["run_id"])
+    return f"{row.get('experiment', '')} {row['cell']} s{row.get('seed', 0)}".strip()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `0:42`, `1:05:09` or `2d 03h`."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours >= 48:
+        return f"{hours // 24}d {hours % 24:02d}h"
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def _most_telling(views: list[RunView], room: int) -> list[RunView]:
+    """All of them in plan order if they fit; else the running and failed ones first."""
+    rank = {"running": 0, "failed": 1, "queued": 2, "finished": 3}
+    chosen = sorted(range(len(views)), key=lambda index: rank[views[index].state])[:room]
+    return [views[index] for index in sorted(chosen)]
+
+
+def _cells(view: RunView, bar: bool) -> list[str]:
+    """Step, loss, speed, ETA and node; empty where a run has none yet."""
+    status = view.status
+    step = f"{status.step}/{status.steps}" if status.steps else ""
+    if bar and step:
+        filled = round(_BAR * status.step / status.steps)
+        step = f"{step} {'━' * filled}{'─' * (_BAR - filled)}"
+    loss = "" if status.loss is None else f"{status.loss:.3g}"
+    if view.state != "running":
+        node = status.node if view.state == "finished" else ""
+        return [step, loss, "", "", shorten(node, _LONGEST_NODE)]
+    speed = status.steps_per_second
+    rate = "" if not speed else (f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
+    to_go = "" if status.eta_s is None else duration(status.eta_s)
+    place = " ".join(part for part in (status.node, status.device) if part)
+    return [step, loss, rate, to_go, shorten(place, _LONGEST_NODE)]
+
+
+def _detail(view: RunView) -> str:
+    if view.state == "failed":
+        return f": {view.message}"
+    status = view.status
+    if view.state == "running":
+        going_on = f" from step {status.step}" if status.step else ""
+        return f"{going_on} on {status.node or status.host}"
+    return ""

@@ -1,0 +1,142 @@
+"""What each command of `ecocseg` does; imported only when a command runs."""
+
+import argparse
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ecocseg.config import unknown
+from ecocseg.errors import ConfigError, DataError
+from pipeline.params import Params, is_params_override, load_params
+
+RESULTS = Path("results")
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """Stage fetch."""
+    from pipeline.planning import datasets_of
+    from pipeline.stages import fetch as stage
+
+    params = _params(options)
+    stage.fetch(asdict(params), datasets_of(params))
+
+
+def preprocess(options: argparse.Namespace) -> None:
+    """Stage preprocess."""
+    from pipeline.planning import datasets_of
+    from pipeline.stages import preprocess as stage
+
+    params = _params(options)
+    stage.preprocess(asdict(params), datasets_of(params))
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Stage plan, or a look at it."""
+    from pipeline.stages import plan as stage
+
+    stage.run(_params(options), write=options.out)
+
+
+def train(options: argparse.Namespace) -> None:
+    """One run in this process."""
+    from pipeline.stages import single
+
+    single.run(_params(options, runs=False), _run_overrides(options))
+
+
+def grid(options: argparse.Namespace) -> None:
+    """Stage train."""
+    from pipeline.stages import train as stage
+
+    stage.run(_params(options))
+
+
+def search(options: argparse.Namespace) -> None:
+    """Stage search."""
+    from pipeline.stages import search as stage
+
+    stage.run(_params(options))
+
+
+def tables(options: argparse.Namespace) -> None:
+    """Stage aggregate, or its tables on the terminal."""
+    from pipeline.planning import PLAN_FILE, read_plan
+
+    read_plan()
+    if options.show:
+        from pipeline.report.tables import show
+
+        print(show(PLAN_FILE, RESULTS / "records"))
+        return
+    from pipeline.stages.aggregate import aggregate
+
+    params = _params(options)
+    aggregate(PLAN_FILE, RESULTS / "records", RESULTS, Path(params.data.root) / "processed")
+    print(f"tables, figures and {RESULTS / 'report.html'} written")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Label images with a trained run."""
+    from pipeline.predicting import predict as label
+
+    paths = [Path(path) for path in options.images]
+    label(RESULTS, options.run, paths, Path(options.out), options.weights, options.device)
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Serve MLflow's page until Ctrl-C."""
+    from pipeline.stages.train import tracking_config
+    from pipeline.tracking import prepare_store, ui_command
+
+    config = tracking_config(_params(options))
+    command = ui_command(config, port=options.port, host=options.host)
+    prepare_store(config, [])
+    print(f"MLflow: http://{options.host}:{options.port} (Ctrl-C ends it)", file=sys.stderr)
+    return subprocess.call(command, env=os.environ)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Checks of this machine; 1 when one of them is a fault."""
+    from pipeline.doctor import examine
+
+    return examine(_params(options))
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Check raw files without writing anything."""
+    from ecocseg.data.verify import verify_raw
+    from pipeline.planning import datasets_of
+    from pipeline.stages.preprocess import raw_root
+
+    params = _params(options)
+    faults = []
+    for dataset in datasets_of(params):
+        found = verify_raw(dataset, raw_root(asdict(params), dataset))
+        print(f"{dataset.name}: {'no fault' if not found else f'{len(found)} faults'}")
+        faults += found
+    if faults:
+        raise DataError("\n".join(["faults in the raw files:", *map(str, faults)]))
+
+
+def _params(options: argparse.Namespace, *, runs: bool = True) -> Params:
+    """params.yaml with the command's overrides; with `runs` those of the runs' configuration too."""
+    given = _checked(options.overrides)
+    params = load_params([text for text in given if is_params_override(text)])
+    if not runs:
+        return params
+    return replace(params, overrides=[*params.overrides, *_run_overrides(options)])
+
+
+def _run_overrides(options: argparse.Namespace) -> list[str]:
+    return [text for text in options.overrides if not is_params_override(text)]
+
+
+def _checked(overrides: list[str]) -> list[str]:
+    from pipeline.params import TOP_LEVEL
+
+    for text in overrides:
+        if "=" not in text:
+            raise ConfigError(unknown(text, "override", text, TOP_LEVEL) + "; write key=value")
+    return overrides

@@ -1,0 +1,68 @@
+"""Where results come from: code revision, versions, machine."""
+
+import platform
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecocseg.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "ray", "mlflow")
+
+
+def git_revision() -> str:
+    """Commit of the checkout, with "+changes" when its tracked files differ; "unknown" outside."""
+    try:
+        where = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()  # type: ignore[call-overload]
+        changed = subprocess.run(  # type: ignore[call-overload]
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "ecocseg", "pipeline"],
+            **where,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{revision}+changes" if changed else str(revision)
+
+
+def describe(device: torch.device, git: str) -> dict[str, Any]:
+    """The `environment` of a record."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "git": git,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "host": platform.node(),
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory so far in MB: of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` asks for: auto, cpu, cuda or cuda:N.
+
+    Raises UserError when it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"cluster.device: got {name!r}, but torch sees {count} GPU"
+                f"{'' if count == 1 else 's'} here; take auto or cpu, or mend the driver "
+                "(`nvidia-smi` must list the card)"
+            )
+    return device

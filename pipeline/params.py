@@ -1,0 +1,146 @@
+"""params.yaml, validated: what users edit and what DVC tracks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ecocseg.config import from_mapping, require, unknown
+from ecocseg.errors import ConfigError, UserError
+
+PARAMS_FILE = "params.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataParams:
+    """Where data lies."""
+
+    root: str = "data"
+    """Folder for raw and prepared data sets."""
+    sources: Mapping[str, str | None] = field(default_factory=dict)
+    """Data set name -> your folder or archive of it; null: fetched or generated."""
+    workers: int | None = None
+    """Processes that prepare images; null: one a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterParams:
+    """Where runs are computed."""
+
+    address: str = "local"
+    """local: this machine; auto: the running Ray cluster of this machine; or a head's address."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    cpus_per_run: int = 1
+    gpus_per_run: float | None = None
+    """null: 1 with device cuda, or where device auto finds GPUs; else 0."""
+    max_retries: int = 3
+    """How often a run is started again after its worker or node was lost."""
+
+    def __post_init__(self) -> None:
+        require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        require(self.cpus_per_run >= 1, "cpus_per_run", self.cpus_per_run, "1 or more")
+        require(
+            self.gpus_per_run is None or self.gpus_per_run >= 0,
+            "gpus_per_run",
+            self.gpus_per_run,
+            "null or 0 or more",
+        )
+        require(self.max_retries >= 0, "max_retries", self.max_retries, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingParams:
+    """Where runs are tracked."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Of an MLflow server; null: a SQLite store under results/mlflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchParams:
+    """The hyperparameter search."""
+
+    experiment: str = "streets_uda"
+    cell: str = "dacs_ecoc"
+    space: str = "ecoc"
+    """A file of pipeline/conf/search: parameters with their ranges."""
+    trials: int = 6
+    max_concurrent: int = 2
+    seed: int = 0
+    overrides: Sequence[str] = ()
+    """Applied to the cell, such as a shorter schedule."""
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 1, "trials", self.trials, "1 or more")
+        require(self.max_concurrent >= 1, "max_concurrent", self.max_concurrent, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """All of params.yaml."""
+
+    experiments: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    overrides: Sequence[str] = ()
+    """Hydra-style overrides for every run."""
+    experiment_overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Experiment name -> Hydra-style overrides for its runs only."""
+    data: DataParams = field(default_factory=DataParams)
+    cluster: ClusterParams = field(default_factory=ClusterParams)
+    tracking: TrackingParams = field(default_factory=TrackingParams)
+    search: SearchParams = field(default_factory=SearchParams)
+
+    def __post_init__(self) -> None:
+        require(len(self.experiments) > 0, "experiments", self.experiments, "one name or more")
+        require(len(self.seeds) > 0, "seeds", self.seeds, "one whole number or more")
+        for seed in self.seeds:
+            whole = isinstance(seed, int) and not isinstance(seed, bool)
+            require(whole and seed >= 0, "seeds", seed, "whole numbers from 0 up")
+        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "each seed once")
+
+
+TOP_LEVEL = tuple(Params.__dataclass_fields__)
+
+
+def load_params(overrides: Sequence[str] = (), path: Path = Path(PARAMS_FILE)) -> Params:
+    """Read params.yaml of the current folder, with `key.path=value` overrides (YAML values).
+
+    Raises UserError when the file is not there or not YAML, ConfigError when a field is wrong.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not in this folder ({Path.cwd()}); run the command in the project's folder"
+        )
+    try:
+        values: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of fields")
+    for override in overrides:
+        _apply(values, override)
+    return from_mapping(Params, values, path.name)
+
+
+def is_params_override(text: str) -> bool:
+    """Whether `key=value` is about params.yaml rather than about the runs' configuration."""
+    return "=" in text and text.partition("=")[0].split(".")[0] in TOP_LEVEL
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, _, text = override.partition("=")
+    *parents, name = path.split(".")
+    node = values
+    for parent in parents:
+        inner = node.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(unknown(path, "field", name, list(node)))
+        node = inner
+    try:
+        node[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {text!r} is not a YAML value") from error

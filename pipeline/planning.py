@@ -1,0 +1,183 @@
+"""From parameters to run specifications: experiments, cells and seeds, composed and validated."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecocseg.config import unknown
+from ecocseg.data.config import DatasetConfig
+from ecocseg.data.manifest import load_manifest, processed_dir
+from ecocseg.errors import ConfigError, DataError
+from ecocseg.files import atomic_write
+from pipeline.compose import compose_config, load_yaml, names
+from pipeline.params import Params
+from pipeline.spec import Components, RunSpec, clean_config, relative_cost, validate
+
+PLAN_FILE = Path("results/plan.jsonl")
+_LAYOUTS = ("per_class", "grid")
+_CELL_FIELDS = ("label", "overrides", "column", "paper")
+_EXPERIMENT_FIELDS = ("name", "title", "description", "layout", "means", "selection", "cells")
+
+
+def experiment_overrides(params: Params, experiment: str) -> list[str]:
+    """The user's overrides for the runs of `experiment`, in order of precedence."""
+    strange = [name for name in params.experiment_overrides if name not in names("experiment")]
+    if strange:
+        raise ConfigError(
+            unknown("experiment_overrides", "experiment", strange[0], names("experiment"))
+        )
+    return [*params.overrides, *params.experiment_overrides.get(experiment, ())]
+
+
+def load_experiment(name: str) -> dict[str, Any]:
+    """The `experiment` section of pipeline/conf/experiment/<name>.yaml, checked."""
+    if name not in names("experiment"):
+        raise ConfigError(unknown("experiments", "experiment", name, names("experiment")))
+    experiment: dict[str, Any] = compose_config([f"experiment={name}"])["experiment"]
+    where = f"pipeline/conf/experiment/{name}.yaml: experiment"
+    for field in experiment:
+        if field not in _EXPERIMENT_FIELDS:
+            raise ConfigError(unknown(f"{where}.{field}", "field", field, _EXPERIMENT_FIELDS))
+    if experiment.get("name") != name:
+        raise ConfigError(f"{where}.name: got {experiment.get('name')!r}, must be {name!r}")
+    if experiment.get("layout") not in _LAYOUTS:
+        raise ConfigError(
+            unknown(f"{where}.layout", "layout", str(experiment.get("layout")), _LAYOUTS)
+        )
+    for cell, entry in experiment["cells"].items():
+        for field in entry:
+            if field not in _CELL_FIELDS:
+                raise ConfigError(
+                    unknown(f"{where}.cells.{cell}.{field}", "field", field, _CELL_FIELDS)
+                )
+    return experiment
+
+
+def compose_cell(
+    experiment: Mapping[str, Any], cell: str, overrides: Sequence[str]
+) -> tuple[dict[str, Any], Components]:
+    """Resolved configuration of a cell and its validated components."""
+    cells = experiment["cells"]
+    if cell not in cells:
+        raise ConfigError(unknown("cell", "cell", cell, list(cells)))
+    composed = compose_config(
+        [f"experiment={experiment['name']}", *cells[cell]["overrides"], *overrides]
+    )
+    config = clean_config(composed)
+    return config, validate(config)
+
+
+def datasets_of(params: Params) -> list[DatasetConfig]:
+    """The data sets that the experiments and the search need, each once, in order of first use."""
+    found: dict[str, None] = {}
+    for name in params.experiments:
+        experiment = load_experiment(name)
+        for cell in experiment["cells"]:
+            _, components = compose_cell(experiment, cell, experiment_overrides(params, name))
+            found |= dict.fromkeys(components.benchmark.datasets)
+    _, components = search_cell(params)
+    found |= dict.fromkeys(components.benchmark.datasets)
+    return [load_dataset(name) for name in found]
+
+
+def search_cell(params: Params) -> tuple[dict[str, Any], Components]:
+    """Configuration and components of the cell that the search tunes."""
+    search = params.search
+    overrides = [*experiment_overrides(params, search.experiment), *search.overrides]
+    return compose_cell(load_experiment(search.experiment), search.cell, overrides)
+
+
+def load_dataset(name: str) -> DatasetConfig:
+    """The data set described by pipeline/conf/dataset/<name>.yaml."""
+    return DatasetConfig.from_mapping(load_yaml("dataset", name))
+
+
+def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
+    """One row a run: its specification, and how the tables show it.
+
+    With `need_data` every data set must be prepared (DataError says which is not); without, runs
+    on data that is not prepared yet carry no fingerprint.
+    """
+    rows = []
+    for name in params.experiments:
+        experiment = load_experiment(name)
+        overrides = experiment_overrides(params, name)
+        for order, (cell, entry) in enumerate(experiment["cells"].items()):
+            config, components = compose_cell(experiment, cell, overrides)
+            data = {
+                dataset: fingerprint(params, dataset, need_data)
+                for dataset in components.benchmark.datasets
+            }
+            for seed in params.seeds:
+                spec = RunSpec(experiment=name, cell=cell, seed=seed, config=config, data=data)
+                report = report_of(experiment, entry, config, order, overrides)
+                rows.append(plan_row(spec, components, report))
+    return rows
+
+
+def plan_row(spec: RunSpec, components: Components, report: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as one line of plan.jsonl."""
+    return {
+        "run_id": spec.run_id,
+        "experiment": spec.experiment,
+        "cell": spec.cell,
+        "seed": spec.seed,
+        "cost": round(relative_cost(components, spec.config), 3),
+        "spec": spec.to_dict(),
+        "report": dict(report),
+    }
+
+
+def report_of(
+    experiment: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    config: Mapping[str, Any],
+    order: int,
+    overrides: Sequence[str],
+) -> dict[str, Any]:
+    """How the tables show a cell; none of it changes the run.
+
+    `overrides` are the user's own: a run with any is marked as deviating from the paper.
+    """
+    encoding = config["encoding"]["name"]
+    return {
+        "title": experiment["title"],
+        "description": experiment["description"],
+        "layout": experiment["layout"],
+        "row": {
+            "label": entry["label"],
+            "method": entry["label"],
+            "encoding": encoding,
+        },
+        "column": entry.get("column"),
+        "paper": entry.get("paper"),
+        "means": experiment["means"],
+        "selection": experiment["selection"],
+        "order": order,
+        "overrides": list(overrides),
+    }
+
+
+def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:
+    """Fingerprint of the prepared data set, None when it is not prepared and not `needed`."""
+    folder = processed_dir(Path(params.data.root), dataset)
+    if not (folder / "dataset.json").is_file():
+        if needed:
+            raise DataError(
+                f"{folder}: the data set {dataset!r} is not prepared; run `dvc repro preprocess`"
+            )
+        return None
+    return load_manifest(folder).fingerprint
+
+
+def write_plan(rows: Sequence[Mapping[str, Any]], path: Path = PLAN_FILE) -> None:
+    """Write plan.jsonl atomically, one run a line."""
+    atomic_write(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+
+
+def read_plan(path: Path = PLAN_FILE) -> list[dict[str, Any]]:
+    """The rows of plan.jsonl; DataError when it is not there."""
+    if not path.is_file():
+        raise DataError(f"{path}: there is no plan yet; run `dvc repro plan`")
+    return [json.loads(line) for line in path.read_text().splitlines() if line]

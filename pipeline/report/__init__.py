@@ -1,0 +1,1 @@
+"""Records in, tables and figures and one page out; no service, no torch."""

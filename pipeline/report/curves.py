@@ -1,0 +1,59 @@
+"""What was logged over training, as pandas frames: one row per experiment, cell, seed and step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pipeline.report.runs import Experiment
+
+EVALUATION_COLUMNS = ["experiment", "cell", "label", "column", "seed", "step", "network", "miou"]
+
+
+def evaluation_curves(experiment: Experiment) -> pd.DataFrame:
+    """Validation mIoU in percent in long format (EVALUATION_COLUMNS), student and teacher."""
+    rows = [
+        {**identity, "step": point["step"], "network": network, "miou": point[f"{network}/miou"]}
+        for identity, record in _runs(experiment)
+        for point in record["curves"]["eval"]
+        for network in ("student", "teacher")
+        if point.get(f"{network}/miou") is not None
+    ]
+    return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
+
+
+def training_curves(experiment: Experiment) -> pd.DataFrame:
+    """Everything logged while training, a column per logged name without its folder.
+
+    "mask_share" and "target/mask_share" are the same diagnostic to a reader; nulls are absent.
+    """
+    rows = [
+        {**identity, **{name.rsplit("/", 1)[-1]: value for name, value in point.items()}}
+        for identity, record in _runs(experiment)
+        for point in record["curves"]["train"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def over_seeds(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Mean, sample standard deviation (0 for one seed) and n of `value` at each step."""
+    grouped = frame.dropna(subset=[value]).groupby("step")[value]
+    return grouped.agg(["mean", "std", "count"]).fillna({"std": 0.0}).reset_index()
+
+
+def _runs(experiment: Experiment) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """(what identifies a curve, its record) of every finished run."""
+    return [
+        (
+            {
+                "experiment": experiment.name,
+                "cell": cell.name,
+                "label": cell.label,
+                "column": cell.column or "",
+                "seed": seed,
+            },
+            cell.records[seed],
+        )
+        for cell in experiment.cells
+        for seed in sorted(cell.records)
+    ]

@@ -1,0 +1,227 @@
+"""A `Table` as Markdown, LaTeX (booktabs), CSV and HTML; the same numbers in each."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+
+from pipeline.report.scores import Statistic
+from pipeline.report.style import TABLE_CSS
+from pipeline.report.tables import Column, Row, Table
+
+ABSENT = "--"
+_SEEDS = "seeds"
+
+
+def value_text(entry: Statistic, row: Row) -> str:
+    """The number alone, one decimal; differences carry their sign, zero a plus."""
+    signed = row.kind in ("difference", "to_paper")
+    # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
+    value = round(entry.mean, 1) + 0.0
+    return f"{value:+.1f}" if signed else f"{value:.1f}"
+
+
+def spread_text(entry: Statistic, row: Row) -> str:
+    """What stands behind the number: "± 0.4", "[+0.2, +1.8]", "†" (one seed) or nothing."""
+    if row.kind == "measured":
+        return "†" if entry.std is None else f"± {entry.std:.1f}"
+    if row.kind == "difference" and entry.low is not None and entry.high is not None:
+        return f"[{entry.low:+.1f}, {entry.high:+.1f}]"
+    return ""
+
+
+def markdown_table(table: Table, transpose: bool = False) -> str:
+    """GitHub Markdown, padded so that it can be read as it is.
+
+    `transpose` puts classes in rows with a spread each: for terminals, which are narrow.
+    """
+
+    def cell(row: Row, column: Column, entry: Statistic | None, rank: int) -> str:
+        if entry is None:
+            return ABSENT
+        text = value_text(entry, row)
+        second = f"_{text}_" if transpose else f"<u>{text}</u>"
+        text = {1: f"**{text}**", 2: second}.get(rank, text)
+        spread = spread_text(entry, row) if column.is_mean or transpose else ""
+        return f"{text} {spread}".strip()
+
+    lines = [["", _SEEDS, *(_markdown(column.name) for column in table.columns)]]
+    for row in table.rows:
+        entries = zip(table.columns, row.entries, row.ranks, strict=True)
+        lines.append([_markdown(row.label), row.seeds, *(cell(row, *entry) for entry in entries)])
+    if transpose:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
+    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))]
+        for line in (lines[0], ruler, *lines[1:])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded) + "\n"
+
+
+def markdown(table: Table) -> str:
+    """Title, description, table and notes, as Markdown."""
+    parts = [f"# {_markdown(table.title)}"]
+    if table.description:
+        parts.append(_markdown(table.description.strip()))
+    parts.append(markdown_table(table).rstrip())
+    parts.append("\n".join(f"- {_markdown(note)}" for note in table.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(table: Table) -> str:
+    """One line per row: the numbers, then their std, then the interval's ends; absent is empty."""
+    names = [column.name for column in table.columns]
+    fields: dict[str, Callable[[Statistic], float | None]] = {
+        "": lambda entry: entry.mean,
+        " std": lambda entry: entry.std,
+        " low": lambda entry: entry.low,
+        " high": lambda entry: entry.high,
+    }
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["label", "kind", "method", "encoding", "seeds"]
+        + [name + ending for ending in fields for name in names]
+    )
+    for row in table.rows:
+        values = [
+            None if entry is None else get(entry)
+            for get in fields.values()
+            for entry in row.entries
+        ]
+        writer.writerow(
+            [row.label, row.kind, row.method, row.encoding, row.seeds]
+            + ["" if value is None else f"{value:.4f}" for value in values]
+        )
+    return out.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A `table*` float that needs the packages booktabs and graphicx, nothing else."""
+
+    def cell(row: Row, column: Column, entry: Statistic | None, rank: int) -> str:
+        if entry is None:
+            return ABSENT
+        number = value_text(entry, row)
+        sign, digits = (number[0], number[1:]) if number[0] in "+-" else ("", number)
+        text = {1: rf"\textbf{{{digits}}}", 2: rf"\underline{{{digits}}}"}.get(rank, digits)
+        text = f"${sign}${text}" if sign else text
+        spread = spread_text(entry, row) if column.is_mean else ""
+        if spread == "†":
+            return rf"{text}$^{{\dagger}}$"
+        if spread.startswith("±"):
+            return rf"{text} {{\tiny $\pm$ {spread[2:]}}}"
+        return rf"{text} {{\tiny ${spread}$}}" if spread else text
+
+    head = [
+        name if column.is_mean else rf"\rotatebox{{90}}{{{name}}}"
+        for column in table.columns
+        for name in [_latex(column.name)]
+    ]
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        r"\begin{table*}",
+        r"  \centering",
+        rf"  \caption{{{_latex(table.title)}. {' '.join(_latex(note) for note in table.notes)}}}",
+        rf"  \label{{tab:{re.sub(r'[^A-Za-z0-9-]', '-', table.name)}}}",
+        r"  \scriptsize",
+        r"  \setlength{\tabcolsep}{3pt}",
+        r"  \resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{lr{'r' * len(table.columns)}}}",
+        r"    \toprule",
+        f"    & {_SEEDS} & {' & '.join(head)} \\\\",
+        r"    \midrule",
+    ]
+    for i, row in enumerate(table.rows):
+        if row.kind == "difference" and i and table.rows[i - 1].kind != "difference":
+            lines.append(r"    \midrule")
+        entries = zip(table.columns, row.entries, row.ranks, strict=True)
+        texts = [_latex(row.label), row.seeds, *(cell(row, *entry) for entry in entries)]
+        lines.append(f"    {' & '.join(texts)} \\\\")
+    lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table*}"]
+    return "\n".join(lines) + "\n"
+
+
+def html_table(table: Table) -> str:
+    """The `<table>` and its notes, to stand in a page that has `style.TABLE_CSS`."""
+    heads = "".join(
+        f'<th scope="col" class="{"mean" if column.is_mean else "class"}">'
+        f"<span>{html.escape(column.name)}</span></th>"
+        for column in table.columns
+    )
+    body = ""
+    for row in table.rows:
+        cells = "".join(
+            _html_cell(row, column, entry, rank)
+            for column, entry, rank in zip(table.columns, row.entries, row.ranks, strict=True)
+        )
+        body += (
+            f'<tr class="{row.kind}"><th scope="row">{html.escape(row.label)}</th>'
+            f'<td class="seeds">{row.seeds}</td>{cells}</tr>\n'
+        )
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    return (
+        f'<div class="scroll"><table class="scores {table.layout}"><thead><tr>'
+        f'<th scope="col"></th>'
+        f'<th scope="col" class="mean"><span>{_SEEDS}</span></th>{heads}</tr></thead>\n'
+        f"<tbody>{body}</tbody></table></div>\n"
+        f'<ul class="notes">{notes}</ul>'
+    )
+
+
+def html_page(table: Table) -> str:
+    """One self-contained page with just this table."""
+    title = html.escape(table.title)
+    about = f"<p>{html.escape(table.description)}</p>" if table.description else ""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{TABLE_CSS}</style></head>\n<body><h1>{title}</h1>{about}\n"
+        f"{html_table(table)}\n</body></html>\n"
+    )
+
+
+def _html_cell(row: Row, column: Column, entry: Statistic | None, rank: int) -> str:
+    kind = "mean" if column.is_mean else "class"
+    if entry is None:
+        return f'<td class="{kind} absent">{ABSENT}</td>'
+    text = value_text(entry, row).replace("-", "−")
+    text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(rank, text)
+    spread = spread_text(entry, row).replace("-", "−")
+    if spread == "†":
+        text += "<sup>†</sup>" if column.is_mean else ""
+    # Intervals of 19 classes would push the means out of sight; the CSV has them.
+    elif spread and (column.is_mean or row.kind == "measured"):
+        text += f" <small>{spread.replace('± ', '±')}</small>"
+    return f'<td class="{kind}">{text}</td>'
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text.replace("\n", " "))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "†": r"$^{\dagger}$", "−": "$-$", "\n": " ",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    """Text that LaTeX prints as it is, without packages beyond its kernel."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def write_all(table: Table) -> Sequence[tuple[str, str]]:
+    """(file ending, content) of every format."""
+    return (
+        ("md", markdown(table)),
+        ("tex", latex(table)),
+        ("csv", csv_text(table)),
+        ("html", html_page(table)),
+    )

@@ -1,0 +1,190 @@
+"""One HTML page with everything: tables, figures, panels, data, and how it was made. Offline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from pipeline.report.canvas import Drawn
+from pipeline.report.formats import html_table
+from pipeline.report.panels import (
+    Overlay,
+    Panel,
+    class_colours,
+    inline_picture,
+)
+from pipeline.report.provenance import all_runs, summary
+from pipeline.report.runs import Experiment
+from pipeline.report.style import PAGE_CSS, TABLE_CSS
+from pipeline.report.tables import Row, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What the page shows of one experiment."""
+
+    experiment: Experiment
+    table: Table
+    figures: Sequence[Drawn]
+    panels: Sequence[Panel] = field(default_factory=list)
+
+
+def report_page(
+    sections: Sequence[Section],
+    search: Drawn | None = None,
+    overlays: Sequence[Overlay] = (),
+    processed_root: Path | None = None,
+) -> str:
+    """The whole report as one self-contained HTML text; pictures are inlined."""
+    parts = [_section(section, processed_root) for section in sections]
+    links = [(section.experiment.name, section.experiment.title) for section in sections]
+    if search is not None:
+        parts.append(
+            f'<section id="search"><h2>Search of the hyper-parameters</h2>'
+            f"{_figures([search])}</section>"
+        )
+        links.append(("search", "Search"))
+    if overlays:
+        parts.append(_data(overlays))
+        links.append(("data", "Data"))
+    parts.append(_made([section.experiment for section in sections]))
+    links.append(("made", "How it was made"))
+    nav = "".join(f'<a href="#{escape(to)}">{escape(text)}</a>' for to, text in links)
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<title>ECOCSeg results</title>"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{TABLE_CSS}{PAGE_CSS}</style></head>\n<body>"
+        "<h1>Pseudo-label learning with error-correcting output codes: results</h1>"
+        f"<nav>{nav}</nav>\n{body}\n</body></html>\n"
+    )
+
+
+def findings(table: Table) -> list[str]:
+    """The difference rows as sentences about the last mean of the table."""
+    means = [i for i, column in enumerate(table.columns) if column.is_mean]
+    if not means:
+        return []
+    first = means[0] if table.layout == "per_class" else means[-1]
+    rows = [row for row in table.rows if row.kind == "difference"]
+    return [text for row in rows for text in _finding(row, first, table.columns[first].name)]
+
+
+def _finding(row: Row, place: int, column: str) -> list[str]:
+    entry = row.entries[place]
+    if entry is None:
+        return []
+    text = f"{row.label}: {entry.mean:+.1f} points ({column})"
+    if entry.low is None or entry.high is None:
+        return [f"{text}; one seed, so nothing can be said about chance."]
+    sure = "excludes" if entry.low > 0 or entry.high < 0 else "includes"
+    return [
+        f"{text}, 95 % interval {entry.low:+.1f} to {entry.high:+.1f} over {entry.n} seeds, "
+        f"which {sure} zero."
+    ]
+
+
+def _section(section: Section, processed_root: Path | None) -> str:
+    experiment = section.experiment
+    unfinished = len(experiment.records) < experiment.planned
+    parts = [
+        f'<section class="experiment" id="{escape(experiment.name)}">',
+        f"<h2>{escape(experiment.title)}</h2>",
+        f"<p>{escape(experiment.description)}</p>" if experiment.description else "",
+        f'<p><span class="status{" open" if unfinished else ""}">{escape(experiment.status)}'
+        f"</span> <code>{escape(experiment.name)}</code></p>",
+        *(f'<p class="finding">{_minus(escape(text))}</p>' for text in findings(section.table)),
+        html_table(section.table),
+        _figures(section.figures),
+    ]
+    if section.panels:
+        parts.append("<h3>Pictures</h3>")
+        if processed_root is not None:
+            parts.append(_legend(class_colours(experiment.protocol["dataset"], processed_root)))
+        parts.append('<div class="panels">')
+        parts += [
+            _figure(inline_picture(panel.path), f"{panel.label} ({panel.path.stem})")
+            for panel in section.panels
+        ]
+        parts.append("</div>")
+    return "\n".join(part for part in parts if part) + "\n</section>"
+
+
+def _data(overlays: Sequence[Overlay]) -> str:
+    figures = "\n".join(
+        _figure(inline_picture(overlay.path), f"{overlay.dataset}, split {overlay.split}")
+        for overlay in overlays
+    )
+    return (
+        '<section id="data"><h2>Data</h2><p>What training reads: images with their labels laid '
+        f'over them, a sample of each split.</p><div class="panels">{figures}</div></section>'
+    )
+
+
+def _made(experiments: Sequence[Experiment]) -> str:
+    runs = all_runs(list(experiments))
+    about = "".join(
+        f'<tr><th scope="row">{escape(what)}</th><td>{escape(value)}</td></tr>'
+        for what, value in summary(list(experiments))
+    )
+    heads = ("experiment", "cell", "seed", "run", "seconds", "steps/s", "peak MB", "attempts",
+             "device", "host")  # fmt: skip
+    numbers = {"seed", "seconds", "steps/s", "peak MB", "attempts"}
+    head = "".join(
+        f'<th scope="col"{_number_class(name in numbers)}>{escape(name)}</th>' for name in heads
+    )
+    lines = []
+    for run in runs:
+        texts: Mapping[str, str] = dict(
+            zip(
+                heads,
+                (run.experiment, run.cell, str(run.seed), run.run_id, run.seconds, run.speed,
+                 run.memory, run.attempts, run.device, run.host),
+                strict=True,
+            )
+        )  # fmt: skip
+        cells = "".join(
+            f"<td{_number_class(name in numbers)}>"
+            f"{f'<code>{escape(text)}</code>' if name == 'run' else escape(text)}</td>"
+            for name, text in texts.items()
+        )
+        lines.append(f"<tr>{cells}</tr>")
+    table = (
+        f'<h3>Runs</h3><div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        if runs
+        else "<p>No run is finished yet.</p>"
+    )
+    return (
+        '<section id="made"><h2>How it was made</h2><p>Every number comes from the confusion '
+        "matrices in <code>results/records/</code>; the selection rule and the protocol stand "
+        'under each table.</p><div class="scroll"><table class="plain about">'
+        f"<tbody>{about}</tbody></table></div>{table}</section>"
+    )
+
+
+def _legend(colours: Sequence[tuple[str, str]]) -> str:
+    items = "".join(
+        f'<li><i style="background:{colour}"></i>{escape(name)}</li>' for name, colour in colours
+    )
+    return f'<ul class="legend">{items}</ul>' if items else ""
+
+
+def _figure(source: str, caption: str) -> str:
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def _figures(drawn: Sequence[Drawn]) -> str:
+    figures = "\n".join(_figure(inline_picture(one.path), one.caption) for one in drawn)
+    return f'<div class="figures">{figures}</div>' if drawn else ""
+
+
+def _number_class(is_number: bool) -> str:
+    return ' class="number"' if is_number else ""
+
+
+def _minus(text: str) -> str:
+    """A hyphen before a digit is a minus sign."""
+    return text.replace(" -", " −")

@@ -1,0 +1,99 @@
+"""Pictures for the page: panels of the runs, overlays of the data, inlined and reasonably small."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.report.runs import Experiment
+
+_PANELS_PER_CELL = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A picture of one cell: image, label, pseudo-label and prediction side by side."""
+
+    label: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """The contact sheet of one split of one data set."""
+
+    dataset: str
+    split: str
+    path: Path
+
+
+def cell_panels(experiment: Experiment, runs_dir: Path) -> list[Panel]:
+    """Panels of each cell's run with the lowest finished seed, the last ones by number.
+
+    Looks for `runs_dir/<run_id>/pictures/*.png`; a run without pictures has no panel.
+    """
+    panels = []
+    for cell in experiment.cells:
+        if cell.records:
+            pictures = runs_dir / cell.run_ids[min(cell.records)] / "pictures"
+            label = f"{cell.label}, {cell.column}" if cell.column else cell.label
+            paths = sorted(pictures.glob("[!.]*.png"), key=_natural)[-_PANELS_PER_CELL:]
+            panels += [Panel(label=label, path=path) for path in paths]
+    return panels
+
+
+def data_overlays(experiments: list[Experiment], processed_root: Path) -> list[Overlay]:
+    """Contact sheets `processed_root/<dataset>/overlay_<split>.png` of the data that was used."""
+    names = dict.fromkeys(
+        name
+        for experiment in experiments
+        for record in experiment.records
+        for name in (*record["data"], record["protocol"]["dataset"])
+    )
+    return [
+        Overlay(dataset=name, split=path.stem.removeprefix("overlay_"), path=path)
+        for name in names
+        for path in sorted((processed_root / name).glob("overlay_*.png"))
+    ]
+
+
+def class_colours(dataset: str, processed_root: Path) -> list[tuple[str, str]]:
+    """(class name, "#rrggbb") of a prepared data set; empty when it is not there."""
+    path = processed_root / dataset / "dataset.json"
+    if not path.is_file():
+        return []
+    classes = json.loads(path.read_text(encoding="utf-8"))["classes"]
+    return [
+        (name, "#" + bytes(colour).hex())
+        for name, colour in zip(classes["names"], classes["colors"], strict=True)
+    ]
+
+
+def inline_picture(path: Path, max_width: int = 1400) -> str:
+    """A data URL of the picture, at most `max_width` pixels wide.
+
+    A PNG that is small or has a palette (charts) stays as it is; a photograph becomes a JPEG.
+    """
+    data = path.read_bytes()
+    with Image.open(path) as picture:
+        if picture.width <= max_width and (len(data) < 100_000 or picture.mode == "P"):
+            return _data_url(data, "png")
+        smaller = picture.convert("RGB")
+    smaller.thumbnail((max_width, max_width * 4), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    smaller.save(out, "JPEG", quality=84, optimize=True)
+    return _data_url(out.getvalue(), "jpeg")
+
+
+def _data_url(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts step_90 before step_100."""
+    parts = re.findall(r"\d+|\D+", path.stem)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

@@ -1,0 +1,136 @@
+"""A run, frozen: resolved configuration, data fingerprints and results version, with one hash."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any
+
+from ecocseg.config import from_mapping, unknown
+from ecocseg.data.benchmark import BenchmarkConfig
+from ecocseg.encodings import ENCODINGS
+from ecocseg.engine.fit import FitConfig
+from ecocseg.errors import ConfigError
+from ecocseg.methods import METHODS
+from ecocseg.models.segmenter import ModelConfig
+from ecocseg.version import RESULTS_VERSION
+
+COMPONENTS = ("benchmark", "model", "encoding", "method", "schedule")
+# Settings of a schedule that decide how fast a run is, never what comes out of it.
+_SPEED_ONLY = ("loader_workers",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """The validated configurations of a run."""
+
+    benchmark: BenchmarkConfig
+    model: ModelConfig
+    encoding: Any
+    method: Any
+    schedule: FitConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Everything that decides the outcome of a run."""
+
+    experiment: str
+    cell: str
+    seed: int
+    config: Mapping[str, Any]
+    """The resolved components, plain values."""
+    data: Mapping[str, str | None]
+    """Fingerprint of each prepared data set; None where it is not prepared yet."""
+    results_version: int = RESULTS_VERSION
+
+    @property
+    def run_id(self) -> str:
+        """Experiment, cell and seed for people, then ten digits that tell the content."""
+        return f"{self.experiment}-{self.cell}-s{self.seed}-{self.digest[:10]}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content: names of experiment and cell are not part of it."""
+        config = json.loads(json.dumps(self.config))
+        for name in _SPEED_ONLY:
+            config["schedule"].pop(name, None)
+        content = {
+            "config": config,
+            "data": dict(self.data),
+            "seed": self.seed,
+            "results_version": self.results_version,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they stand in the plan, the record and the tracking."""
+        return {
+            "experiment": self.experiment,
+            "cell": self.cell,
+            "seed": self.seed,
+            **{name: self.config[name] for name in COMPONENTS},
+            "data": dict(self.data),
+            "results_version": self.results_version,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunSpec":
+        """The inverse of `to_dict`."""
+        return cls(
+            experiment=values["experiment"],
+            cell=values["cell"],
+            seed=values["seed"],
+            config={name: values[name] for name in COMPONENTS},
+            data=values["data"],
+            results_version=values["results_version"],
+        )
+
+
+def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The components of a composed configuration, without the shorthands of its templates.
+
+    A benchmark file may hold fields that only feed its own interpolations (`dataset`, `fraction`);
+    they are resolved by now and no part of the run.
+    """
+    cleaned = {name: config[name] for name in COMPONENTS}
+    known = {field.name for field in fields(BenchmarkConfig)}
+    cleaned["benchmark"] = {k: v for k, v in cleaned["benchmark"].items() if k in known}
+    return cleaned
+
+
+def validate(config: Mapping[str, Any]) -> Components:
+    """Build every component's configuration; ConfigError names the first wrong field."""
+    encoding = dict(config["encoding"])
+    method = dict(config["method"])
+    encoding_name, method_name = encoding.pop("name"), method.pop("name")
+    if encoding_name not in ENCODINGS:
+        raise ConfigError(
+            unknown("encoding.name", "encoding", str(encoding_name), list(ENCODINGS))
+        )
+    if method_name not in METHODS:
+        raise ConfigError(unknown("method.name", "method", str(method_name), list(METHODS)))
+    method_config = import_module(f"ecocseg.methods.{method_name}").Config
+    return Components(
+        benchmark=from_mapping(BenchmarkConfig, config["benchmark"], "benchmark"),
+        model=from_mapping(ModelConfig, config["model"], "model"),
+        encoding=from_mapping(ENCODINGS[encoding_name][0], encoding, "encoding"),
+        method=from_mapping(method_config, method, "method"),
+        schedule=from_mapping(FitConfig, config["schedule"], "schedule"),
+    )
+
+
+def relative_cost(components: Components, config: Mapping[str, Any]) -> float:
+    """Megapixels that the run pushes through the network: orders runs, longest first."""
+    schedule, benchmark = components.schedule, components.benchmark
+    labelled = schedule.labelled_batch * _area(benchmark.labelled_transform.crop)
+    total = 3.0 * labelled
+    if config["method"]["name"] != "supervised" and benchmark.unlabelled_transform is not None:
+        # One pass of the teacher, one forward and backward of the student.
+        total += 4.0 * schedule.unlabelled_batch * _area(benchmark.unlabelled_transform.crop)
+    return schedule.steps * total / 1e6
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]

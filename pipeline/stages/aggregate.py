@@ -1,0 +1,98 @@
+"""Stage `aggregate`: records into tables, figures, metrics and one report. Needs no service."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ecocseg.files import atomic_write
+from pipeline.report.formats import markdown_table, write_all
+from pipeline.report.runs import Experiment, load_experiments
+from pipeline.report.scores import statistic
+from pipeline.report.tables import build_table, cell_means
+
+
+def aggregate(
+    plan_path: Path, records_dir: Path, out: Path, processed_root: Path | None = None
+) -> None:
+    """Write everything that can be told of the plan's finished runs below `out`.
+
+    tables/<experiment>.{md,tex,csv,html}, figures/*.png, plots/*.csv (learning curves, long),
+    metrics.json, report.html. Equal records give equal bytes. Pictures of the runs are taken from
+    `records_dir/../runs/<run_id>/pictures/`, the search from `out/search/trials.csv`, overlays and
+    class colours from `processed_root`, each where it is there.
+
+    All tables are made before the first file is written: raises UserError (no plan, a faulty
+    record, mixed protocols, an unknown class, selection or row of the paper) and writes nothing.
+    """
+    from pipeline.report.curves import evaluation_curves
+    from pipeline.report.figures import draw_figures
+    from pipeline.report.page import Section, report_page
+    from pipeline.report.panels import cell_panels, data_overlays
+    from pipeline.report.search_figure import draw_search
+
+    out, records_dir = Path(out), Path(records_dir)
+    experiments = load_experiments(plan_path, records_dir)
+    tables = [build_table(experiment) for experiment in experiments]
+    sections: list[Section] = []
+    for experiment, table in zip(experiments, tables, strict=True):
+        for ending, text in write_all(table):
+            atomic_write(out / "tables" / f"{table.name}.{ending}", text)
+        curves = evaluation_curves(experiment).to_csv(index=False, lineterminator="\n")
+        atomic_write(out / "plots" / f"{experiment.name}.csv", curves)
+        sections.append(
+            Section(
+                experiment=experiment,
+                table=table,
+                figures=draw_figures(experiment, out / "figures"),
+                panels=cell_panels(experiment, records_dir.parent / "runs"),
+            )
+        )
+    trials = out / "search" / "trials.csv"
+    search = draw_search(trials, out / "figures" / "search.png") if trials.is_file() else None
+    processed = None if processed_root is None else Path(processed_root)
+    overlays = [] if processed is None else data_overlays(experiments, processed)
+    atomic_write(out / "metrics.json", json.dumps(metrics(experiments), indent=2) + "\n")
+    # Last: where the report is, everything else is.
+    atomic_write(out / "report.html", report_page(sections, search, overlays, processed))
+
+
+def metrics(experiments: list[Experiment]) -> dict[str, Any]:
+    """{experiment: {cell: {miou_mean, miou_std, n, best_miou_mean}}} for `dvc metrics`, percent.
+
+    `best_miou_mean` is the student's at its best checkpoint, whatever the table selects. A cell
+    without a finished run is left out, and so is the deviation of a single seed.
+    """
+    found: dict[str, Any] = {}
+    for experiment in experiments:
+        cells: dict[str, Any] = {}
+        for cell in experiment.cells:
+            score = statistic(list(cell_means(experiment, cell).values()))
+            best = statistic(list(cell_means(experiment, cell, "best.student").values()))
+            if score is None:
+                continue
+            values = {
+                "miou_mean": score.mean,
+                "miou_std": math.nan if score.std is None else score.std,
+                "n": score.n,
+                "best_miou_mean": math.nan if best is None else best.mean,
+            }
+            cells[cell.name] = {
+                name: round(value, 4) for name, value in values.items() if not math.isnan(value)
+            }
+        found[experiment.name] = cells
+    return found
+
+
+def show(plan_path: Path, records_dir: Path) -> str:
+    """The tables as Markdown for a terminal: classes in rows, so that they fit its width.
+
+    Raises as `aggregate` does.
+    """
+    parts = []
+    for experiment in load_experiments(plan_path, records_dir):
+        table = build_table(experiment)
+        notes = "\n".join(f"- {note}" for note in table.notes)
+        body = markdown_table(table, transpose=table.layout == "per_class")
+        parts.append(f"# {table.title}\n\n{body}\n{notes}\n")
+    return "\n".join(parts)

@@ -1,0 +1,84 @@
+"""One run in this process: `ecocseg train experiment=NAME cell=NAME seed=0 key=value ...`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ecocseg.config import unknown
+from ecocseg.errors import ConfigError
+from pipeline.compose import compose_config
+from pipeline.params import Params
+from pipeline.planning import (
+    compose_cell,
+    experiment_overrides,
+    fingerprint,
+    load_experiment,
+    plan_row,
+    report_of,
+)
+from pipeline.run import execute_run
+from pipeline.spec import RunSpec, clean_config, validate
+from pipeline.stages.train import RESULTS, run_settings, tracking_config
+from pipeline.status import read_status, record_file, run_directory
+from pipeline.tracking import prepare_store
+
+ADHOC = "adhoc"
+
+
+def run(params: Params, overrides: Sequence[str]) -> None:
+    """Train one cell to its record; a finished run is not done again."""
+    row = build_row(params, overrides)
+    path = record_file(RESULTS, row["run_id"])
+    if path.is_file():
+        print(f"{row['run_id']} is finished: {path}")
+        return
+    settings = run_settings(params)
+    tracking = tracking_config(params)
+    if tracking.enabled and tracking.database is not None:
+        prepare_store(tracking, [row["experiment"]])
+    print(f"{row['run_id']} -> {run_directory(RESULTS, row['run_id'])}", file=sys.stderr)
+    execute_run(row, settings)
+    status = read_status(run_directory(Path(settings["results"]), row["run_id"]))
+    print(f"{row['run_id']}: {status.step if status else '?'} steps, record {path}")
+
+
+def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plan row of the cell that `overrides` name, or of a configuration without experiment."""
+    named = {"experiment": ADHOC, "cell": "run", "seed": "0"}
+    rest = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in named:
+            named[key] = value
+        else:
+            rest.append(override)
+    if not named["seed"].isdecimal():
+        raise ConfigError(f"seed: got {named['seed']!r}, allowed is a whole number from 0 up")
+    name = named["experiment"]
+    if name == ADHOC:
+        config = clean_config(compose_config([*params.overrides, *rest]))
+        components = validate(config)
+        method = config["method"]["name"]
+        experiment: dict[str, Any] = {
+            "title": "Single runs",
+            "description": "Runs started one by one.",
+            "layout": "per_class",
+            "means": {"mIoU": None},
+            "selection": "last.student",
+        }
+        named["cell"] = f"{method}_{config['encoding']['name']}"
+        entry: dict[str, Any] = {"label": method}
+    else:
+        experiment = load_experiment(name)
+        cells = experiment["cells"]
+        if named["cell"] not in cells:
+            raise ConfigError(unknown("cell", "cell", named["cell"], list(cells)))
+        entry = cells[named["cell"]]
+        rest = [*experiment_overrides(params, name), *rest]
+        config, components = compose_cell(experiment, named["cell"], rest)
+    data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}
+    spec = RunSpec(
+        experiment=name, cell=named["cell"], seed=int(named["seed"]), config=config, data=data
+    )
+    return plan_row(spec, components, report_of(experiment, entry, config, 0, rest))

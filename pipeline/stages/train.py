@@ -1,0 +1,140 @@
+"""Stage `train`: smoke-run every cell, then all unfinished runs of the plan, on Ray."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecocseg.errors import UserError
+from pipeline.cluster.live import live_view
+from pipeline.cluster.pool import run_all
+from pipeline.cluster.resources import Resources
+from pipeline.cluster.session import ClusterConfig, connect
+from pipeline.environment import git_revision, pick_device
+from pipeline.locks import RunLock
+from pipeline.params import Params
+from pipeline.planning import read_plan
+from pipeline.status import record_file
+from pipeline.tracking import TrackingConfig, prepare_store, replay
+
+RESULTS = Path("results")
+
+
+def run(params: Params) -> None:
+    """Bring every run of results/plan.jsonl to its record.
+
+    Raises UserError when runs failed: all others are finished by then, and the same command
+    starts the failed ones again.
+    """
+    rows = read_plan()
+    todo = [row for row in rows if not record_file(RESULTS, row["run_id"]).is_file()]
+    print(f"{len(rows)} runs planned, {len(rows) - len(todo)} finished, {len(todo)} to do")
+    (RESULTS / "records").mkdir(parents=True, exist_ok=True)
+    tracking = tracking_config(params)
+    if todo:
+        settings = run_settings(params)
+        # One driver at a time: two would start the same runs.
+        with RunLock(RESULTS / "grid.lock", wait_s=10):
+            _prepare_tracking(tracking, sorted({row["experiment"] for row in rows}))
+            with connect(ClusterConfig(address=params.cluster.address)):
+                _grid(smoke_rows(todo), "execute_smoke", settings, params, "smoke runs")
+                _grid(todo, "execute_run", settings, params, "runs")
+    if tracking.enabled:
+        sent = replay(tracking, RESULTS / "runs")
+        print(f"tracking: {sent}", file=sys.stderr)
+
+
+def tracking_config(params: Params) -> TrackingConfig:
+    """Tracking as params.yaml asks for it, with absolute paths."""
+    return TrackingConfig(
+        enabled=params.tracking.enabled,
+        uri=params.tracking.uri,
+        folder=str((RESULTS / "mlflow").absolute()),
+    )
+
+
+def run_settings(params: Params) -> dict[str, Any]:
+    """What `pipeline.run` needs to know beside the plan, as plain values with absolute paths."""
+    if params.cluster.address == "local":
+        pick_device(params.cluster.device)
+    tracking = tracking_config(params)
+    return {
+        "data_root": str(Path(params.data.root).absolute()),
+        "results": str(RESULTS.absolute()),
+        "device": params.cluster.device,
+        "git": git_revision(),
+        "tracking": {
+            "enabled": tracking.enabled,
+            "uri": tracking.uri,
+            "folder": tracking.folder,
+        },
+    }
+
+
+def resources(params: Params) -> Resources:
+    """What every run asks of a machine."""
+    gpus = params.cluster.gpus_per_run
+    if gpus is None:
+        gpus = 1.0 if _uses_gpu(params) else 0.0
+    return Resources(cpus=params.cluster.cpus_per_run, gpus=gpus)
+
+
+def smoke_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each distinct cell; runs that differ in their seed only are one cell."""
+    cells: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        spec = {k: v for k, v in row["spec"].items() if k not in ("seed", "experiment", "cell")}
+        cells.setdefault(json.dumps(spec, sort_keys=True), dict(row))
+    return list(cells.values())
+
+
+def _uses_gpu(params: Params) -> bool:
+    if params.cluster.device != "auto":
+        return params.cluster.device.startswith("cuda")
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU", 0))
+
+
+def _grid(
+    rows: Sequence[Mapping[str, Any]],
+    function: str,
+    settings: Mapping[str, Any],
+    params: Params,
+    title: str,
+) -> None:
+    asked = resources(params)
+    results = RESULTS / "smoke" if function == "execute_smoke" else RESULTS
+    with live_view(title) as on_progress:
+        outcome = run_all(
+            rows,
+            f"pipeline.run:{function}",
+            settings,
+            lambda row: asked,
+            results,
+            max_retries=params.cluster.max_retries,
+            on_progress=on_progress,
+        )
+    if outcome.failed:
+        listed = "\n".join(f"  {run_id}: {text}" for run_id, text in outcome.failed.items())
+        raise UserError(
+            f"{len(outcome.failed)} of {len(rows)} {title} failed:\n{listed}\n"
+            "Mend the cause and start the same command again: what is finished stays finished"
+        )
+
+
+def _prepare_tracking(config: TrackingConfig, experiments: list[str]) -> None:
+    if not config.enabled:
+        return
+    try:
+        prepare_store(config, experiments)
+    except UserError:
+        raise
+    except Exception as error:
+        # Tracking may fail, training goes on; the runs spool what they have to say.
+        print(
+            f"tracking: {config.store_uri} is out of reach ({error}); the runs go on and are sent "
+            "when it is back",
+            file=sys.stderr,
+        )

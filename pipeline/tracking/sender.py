@@ -1,0 +1,183 @@
+"""Sends what waits in a run's folder to MLflow: one run per run id, in order, nothing twice."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from ecocseg.files import sha256_file
+from pipeline.events import Event, read_from
+from pipeline.tracking.config import TrackingConfig
+from pipeline.tracking.spool import (
+    RunState,
+    events_path,
+    log_problem,
+    safe_name,
+    spooled_files,
+)
+from pipeline.tracking.store import (
+    RUN_ID_TAG,
+    StoreUnavailable,
+    experiment_id,
+    open_client,
+    search_runs,
+    send_artifact,
+)
+
+# MLflow's page groups charts by what stands before the slash.
+_PREFIXES = {"step": "train/", "eval": "eval/", "system": "system/", "final": ""}
+_METRICS_PER_BATCH = 1000
+_PARAMS_PER_BATCH = 100
+_MAX_TAG = 8000
+
+
+class Sender:
+    """Sends one run. The caller holds the run's tracking lock; `state` is saved as it advances."""
+
+    def __init__(self, config: TrackingConfig, run_dir: Path, state: RunState):
+        self._config = config
+        self._run_dir = Path(run_dir)
+        self._state = state
+        self._open: tuple[MlflowClient, Run] | None = None
+
+    def send(self) -> None:
+        """Send everything that waits; when this returns the store has it.
+
+        A failure leaves the state at the last batch that arrived. Sending a batch again that had
+        arrived (a reply was lost) adds nothing: MLflow keeps equal points once.
+
+        Raises:
+            StoreUnavailable, MlflowException, OSError: try again later.
+        """
+        # Read first: what is spooled before a run is closed must go before its status does.
+        status = self._state.status
+        try:
+            if self._open is None:
+                client = open_client(self._config)
+                self._open = client, self._open_run(client)
+            client, run = self._open
+            self._send_events(client, run.info.run_id)
+            self._send_artifacts(client, run)
+            self._send_status(client, run, status)
+        except BaseException:
+            self._open = None
+            raise
+
+    def _open_run(self, client: MlflowClient) -> Run:
+        state = self._state
+        run = self._known_run(client) or self._found_run(client) or self._created_run(client)
+        if run.info.lifecycle_stage == "deleted":
+            raise StoreUnavailable(
+                f"run {run.info.run_id} was deleted in MLflow; restore it there to go on, or "
+                "remove it for good (`mlflow gc`) to have it made anew"
+            )
+        if run.info.run_id != state.mlflow_run_id:
+            state.mlflow_run_id, state.offset, state.artifacts = run.info.run_id, 0, {}
+            state.save(self._run_dir)
+        if run.info.status != "RUNNING" and state.status is None:
+            client.update_run(run.info.run_id, status="RUNNING")
+        self._send_params(client, run)
+        tags = [RunTag(key, value) for key, value in self._tags().items()]
+        client.log_batch(
+            run.info.run_id,
+            tags=[tag for tag in tags if run.data.tags.get(tag.key) != tag.value],
+        )
+        return run
+
+    def _known_run(self, client: MlflowClient) -> Run | None:
+        if self._state.mlflow_run_id is None:
+            return None
+        try:
+            return client.get_run(self._state.mlflow_run_id)
+        except MlflowException as error:
+            # The store was emptied or is another one: everything is sent again, to a new run.
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def _found_run(self, client: MlflowClient) -> Run | None:
+        """The run made by a process that was killed, or cut off, before it noted its id."""
+        experiment = experiment_id(client, self._config, self._state.experiment)
+        wanted = f"tags.`{RUN_ID_TAG}` = '{self._state.run_id}'"
+        runs = list(search_runs(client, [experiment], wanted))
+        # A creation whose reply came too late may have been repeated: the oldest one stays.
+        for surplus in runs[1:]:
+            client.delete_run(surplus.info.run_id)
+        return runs[0] if runs else None
+
+    def _created_run(self, client: MlflowClient) -> Run:
+        state = self._state
+        return client.create_run(
+            experiment_id(client, self._config, state.experiment),
+            start_time=state.started,
+            tags=self._tags(),
+            run_name=state.name,
+        )
+
+    def _tags(self) -> dict[str, str]:
+        tags = {safe_name(key): str(value)[:_MAX_TAG] for key, value in self._state.tags.items()}
+        return {**tags, RUN_ID_TAG: self._state.run_id}
+
+    def _send_params(self, client: MlflowClient, run: Run) -> None:
+        there = run.data.params
+        missing = [
+            Param(key, value) for key, value in self._state.params.items() if key not in there
+        ]
+        for start in range(0, len(missing), _PARAMS_PER_BATCH):
+            batch = missing[start : start + _PARAMS_PER_BATCH]
+            client.log_batch(run.info.run_id, params=batch)
+        other = [key for key, value in self._state.params.items() if there.get(key, value) != value]
+        if other:
+            # MLflow takes no second value, and the first is what the run was started with.
+            log_problem(self._run_dir, f"parameters keep their first value: {', '.join(other)}")
+
+    def _send_events(self, client: MlflowClient, mlflow_run_id: str) -> None:
+        state, path = self._state, events_path(self._run_dir)
+        if path.exists() and state.offset > path.stat().st_size:
+            state.offset = 0
+        waiting: list[Metric] = []
+        end = state.offset
+        for event, event_end in read_from(path, state.offset):
+            metrics = _metrics(event)
+            if waiting and len(waiting) + len(metrics) > _METRICS_PER_BATCH:
+                self._send_batch(client, mlflow_run_id, waiting, end)
+                waiting = []
+            waiting += metrics
+            end = event_end
+        if end > state.offset:
+            self._send_batch(client, mlflow_run_id, waiting, end)
+
+    def _send_batch(
+        self, client: MlflowClient, mlflow_run_id: str, metrics: Sequence[Metric], end: int
+    ) -> None:
+        # More than one round only for a single event with more metrics than a batch may hold.
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            client.log_batch(mlflow_run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
+        self._state.offset = end
+        self._state.save(self._run_dir)
+
+    def _send_artifacts(self, client: MlflowClient, run: Run) -> None:
+        for file, target in spooled_files(self._run_dir):
+            digest = sha256_file(file)
+            if self._state.artifacts.get(target) != digest:
+                send_artifact(client, self._config, run, file, target)
+                # A new mapping: the training thread may be saving the old one.
+                self._state.artifacts = {**self._state.artifacts, target: digest}
+                self._state.save(self._run_dir)
+
+    def _send_status(self, client: MlflowClient, run: Run, status: str | None) -> None:
+        state = self._state
+        if status is not None and not state.delivered:
+            client.set_terminated(run.info.run_id, status, state.ended)
+            state.delivered = True
+            state.save(self._run_dir)
+
+
+def _metrics(event: Event) -> list[Metric]:
+    prefix = _PREFIXES.get(event.kind, "")
+    return [
+        Metric(safe_name(prefix + name), value, event.time, event.step)
+        for name, value in event.metrics.items()
+    ]

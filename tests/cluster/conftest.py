@@ -1,0 +1,76 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import pipeline  # noqa: F401  (switches usage reporting off before Ray is imported)
+
+HERE = Path(__file__).parent
+# Workers, and drivers started below, import sample_jobs by its bare name.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])
+)
+
+
+@pytest.fixture(scope="package")
+def local_ray() -> Iterator[None]:
+    """One local Ray for all tests that run in this process: a start takes seconds."""
+    from pipeline.cluster.session import ClusterConfig, connect
+
+    # A stale address must not be attached to.
+    os.environ["RAY_ADDRESS"] = "127.0.0.1:1"
+    try:
+        with connect(ClusterConfig(num_cpus=2)):
+            yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+
+
+@pytest.fixture
+def drive() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start `drive.py` with arguments; what is left of it afterwards is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "drive.py"), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
+    """Poll until `condition` holds; the limit is there only so that a fault ends the test."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def all_gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)

@@ -1,0 +1,97 @@
+"""A driver as a process of its own, for tests that kill it: `drive.py grid|search|nodes FOLDER`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pipeline  # noqa: F401  (switches usage reporting off before Ray is imported)
+from pipeline.cluster.live import live_view
+from pipeline.cluster.pool import Interrupted, Outcome, run_all
+from pipeline.cluster.resources import Resources
+from pipeline.cluster.search import SearchResult, search
+from pipeline.cluster.session import ClusterConfig, connect
+
+GRID = [{"run_id": f"run{i}", "steps": 60 if i else 5, "step_s": 0.1} for i in range(4)]
+SPACE = {
+    "x": {"type": "uniform", "low": 0.0, "high": 6.0},
+    "y": {"type": "choice", "values": ["good", "bad"]},
+}
+
+
+def grid(folder: Path, rows: list[dict[str, Any]]) -> Outcome:
+    settings = {"results_dir": str(folder)}
+    with live_view("train") as view:
+        return run_all(
+            rows, "sample_jobs:count", settings, lambda row: Resources(), folder, on_progress=view
+        )
+
+
+def run_search(folder: Path, step_s: float) -> SearchResult:
+    row = {"steps": 9, "step_s": step_s}
+    return search(
+        "sample_jobs:climb",
+        SPACE,
+        row,
+        {},
+        trials=4,
+        max_concurrent=2,
+        seed=1,
+        storage=folder,
+        resources=Resources(),
+        max_steps=9,
+        grace_steps=1,
+    )
+
+
+def main(mode: str, folder: Path) -> int:
+    try:
+        with connect(ClusterConfig(num_cpus=2)):
+            if mode == "grid":
+                print(grid(folder, GRID))
+            else:
+                run_search(folder, step_s=0.4)
+    except Interrupted as reason:
+        print(reason)
+        return 130
+    return 0
+
+
+def lose_a_node(folder: Path) -> int:
+    """Two nodes, one run on each; the node of the second goes, its run ends on another one."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    doomed = cluster.add_node(num_cpus=1, labels={"kind": "doomed"})
+    rows = [{"run_id": f"run{i}", "steps": 40, "step_s": 0.1} for i in range(2)]
+    removed = False
+
+    def remove_when_both_run(progress: Any) -> None:
+        nonlocal removed
+        logs = [folder / "runs" / row["run_id"] / "executed.log" for row in rows]
+        if not removed and all(log.exists() and log.stat().st_size for log in logs):
+            cluster.remove_node(doomed, allow_graceful=False)
+            removed = True
+        if progress.retries:
+            print(f"retries {progress.retries}", flush=True)
+
+    try:
+        with connect(ClusterConfig(address=cluster.address)):
+            print("nodes", len(ray.nodes()))
+            outcome = run_all(
+                rows,
+                "sample_jobs:count",
+                {"results_dir": str(folder)},
+                lambda row: Resources(),
+                folder,
+                on_progress=remove_when_both_run,
+            )
+        print("finished", outcome.finished, "failed", outcome.failed)
+    finally:
+        cluster.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    chosen, target = sys.argv[1], Path(sys.argv[2])
+    sys.exit(lose_a_node(target) if chosen == "nodes" else main(chosen, target))

@@ -1,0 +1,83 @@
+"""Work functions that Ray workers import (their folder is put on PYTHONPATH): a run that counts.
+
+They behave as a real run does: take the run's lock, go on from the last checkpoint, write
+status.json, and write the record last. `executed.log` gets a line for every step that was really
+executed, so that a test can tell a resumed run from a restarted one.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from ecocseg.files import atomic_write
+from pipeline.locks import RunLock
+from pipeline.status import RunStatus, write_status
+
+
+class Unpicklable(Exception):
+    """Cannot be unpickled: its constructor does not take what `args` holds."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def count(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    results = Path(settings["results_dir"])
+    folder = results / "runs" / row["run_id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    record = results / "records" / f"{row['run_id']}.json"
+    with RunLock(folder / "lock", wait_s=30), (folder / "executed.log").open("a") as log:
+        if record.exists():
+            return json.loads(record.read_text())
+        checkpoint = folder / "checkpoint.json"
+        step = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
+        atomic_write(folder / "attempts.txt", _text(folder / "attempts.txt") + f"{os.getpid()}\n")
+        while step < row["steps"]:
+            if row.get("raise_at") == step:
+                raise Unpicklable("the run", "met a bad sample: image 00012.png, class 77")
+            time.sleep(row.get("step_s", 0.02))
+            step += 1
+            log.write(f"{step} {os.getpid()}\n")
+            log.flush()
+            atomic_write(checkpoint, json.dumps({"step": step}))
+            write_status(
+                folder,
+                RunStatus(
+                    state="running",
+                    step=step,
+                    steps=row["steps"],
+                    loss=1 / step,
+                    steps_per_second=1 / row.get("step_s", 0.02),
+                    eta_s=(row["steps"] - step) * row.get("step_s", 0.02),
+                    node=row.get("node", "box"),
+                ),
+            )
+        result = {"run_id": row["run_id"], "sum": sum(range(row["steps"] + 1))}
+        if "environment" in row:
+            result["threads"] = os.environ["OMP_NUM_THREADS"]
+        write_status(folder, RunStatus(state="finished", step=step, steps=row["steps"]))
+        atomic_write(record, json.dumps(result))
+        return result
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def climb(row: dict[str, Any], overrides: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """An objective whose score at the last step is `100 - distance of x to 3`, if y is `good`."""
+    folder = Path(settings["trial_dir"])
+    with (folder / "executed.log").open("a") as log:
+        log.write(f"{os.getpid()} {json.dumps(overrides)}\n")
+    checkpoint = folder / "checkpoint.json"
+    step = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
+    score = 100.0 - abs(overrides["x"] - 3.0) - (0 if overrides["y"] == "good" else 50)
+    while step < row["steps"]:
+        time.sleep(row.get("step_s", 0.01))
+        step += 1
+        if overrides.get("y") == row.get("raise_on"):
+            raise ValueError(f"y: got {overrides['y']}")
+        atomic_write(checkpoint, json.dumps({"step": step}))
+        yield {"step": step, "miou": score * step / row["steps"]}

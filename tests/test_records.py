@@ -1,0 +1,127 @@
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ecocseg.errors import UserError
+from pipeline.records import (
+    comparable,
+    is_finished,
+    read_record,
+    read_records,
+    record_path,
+    write_record,
+)
+
+sys.path.insert(0, str(Path(__file__).parent / "tracking"))
+from tracking_support import make_record  # noqa: E402
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path):
+    record = make_record()
+    path = write_record(tmp_path / "records", record)
+    assert path == record_path(tmp_path / "records", "abc123")
+    assert read_record(path) == record
+    assert [p.name for p in path.parent.iterdir()] == ["abc123.json"]
+
+
+def test_only_a_written_record_counts_as_finished(tmp_path: Path):
+    assert not is_finished(tmp_path / "records", "abc123")
+    write_record(tmp_path / "records", make_record())
+    assert is_finished(tmp_path / "records", "abc123")
+    assert not is_finished(tmp_path / "records", "abc")
+
+
+def test_records_are_read_in_a_fixed_order_and_half_written_ones_are_left_out(tmp_path: Path):
+    assert read_records(tmp_path / "absent") == []
+    for run_id in ("b", "c", "a"):
+        write_record(tmp_path, make_record(run_id))
+    (tmp_path / ".d.123.tmp.json").write_text('{"schema": 1, "run')
+    assert [record["run_id"] for record in read_records(tmp_path)] == ["a", "b", "c"]
+
+
+def test_comparison_leaves_out_host_and_time_only(tmp_path: Path):
+    one, other = make_record(), make_record()
+    other["environment"] = {"host": "elsewhere"}
+    other["timing"] = {"seconds": 99.0}
+    assert comparable(one) == comparable(other)
+    other["results"]["last"]["student"]["confusion"][0][0] += 1
+    assert comparable(one) != comparable(other)
+    assert set(one) - set(comparable(one)) == {"environment", "timing"}
+
+
+def test_numbers_that_json_lacks_become_null_so_that_equal_runs_compare_equal(tmp_path: Path):
+    record = make_record()
+    record["curves"]["train"][0]["loss"] = float("nan")
+    record["protocol"]["image_size"] = (96, 192)
+    read = read_record(write_record(tmp_path, record))
+    assert read["curves"]["train"][0]["loss"] is None
+    assert read["protocol"]["image_size"] == [96, 192]
+    assert comparable(read) == comparable(copy.deepcopy(read))
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        (["schema"], 2, "schema: got 2, allowed 1"),
+        (["seed"], "0", "seed: got '0', allowed a int"),
+        (["seed"], True, "seed: got True"),
+        (["paper_exact"], 0, "paper_exact: got 0, allowed a bool"),
+        (["extra"], 1, "extra: is unknown"),
+        (["run_id"], "a/b", "run_id: got 'a/b'"),
+        (["run_id"], "", "run_id: got ''"),
+        (["curves", "eval"], [{"miou": 1}], "curves.eval: has a point without step"),
+        (["curves", "train"], None, "curves.train: got no list"),
+        (["results", "last", "student"], None, "results.last.student.confusion"),
+        (["results", "last", "step"], "300", "results.last: got no mapping"),
+        (["results", "best", "student", "confusion"], [[1]], "list of 3 rows"),
+        (["results", "last", "teacher", "confusion", 0], [1], "list of 3 counts"),
+        (["results", "last", "teacher", "confusion", 0, 0], -1, "no pixel count"),
+        (["results", "last", "teacher", "confusion", 0, 0], 0.5, "no pixel count"),
+        (["spec", "odd"], object(), "plain numbers"),
+    ],
+)
+def test_a_record_out_of_schema_is_refused_by_name_and_nothing_is_written(
+    tmp_path: Path, path, value, message
+):
+    record = make_record()
+    place = record
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(UserError, match=r"\.json") as refused:
+        write_record(tmp_path, record)
+    assert message in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", ["classes", "protocol", "results", "data", "timing"])
+def test_a_missing_field_is_named(tmp_path: Path, field: str):
+    record = make_record()
+    del record[field]
+    with pytest.raises(UserError, match=f"{field}: is missing"):
+        write_record(tmp_path, record)
+    record = make_record()
+    del record["protocol"]["mode"]
+    with pytest.raises(UserError, match=r"protocol\.mode: is missing"):
+        write_record(tmp_path, record)
+
+
+def test_unreadable_files_are_named(tmp_path: Path):
+    path = write_record(tmp_path, make_record())
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"abc123\.json: is no JSON"):
+        read_records(tmp_path)
+    path.write_text(json.dumps({**json.loads(whole), "schema": 7}))
+    with pytest.raises(UserError, match=r"abc123\.json: schema: got 7, allowed 1"):
+        is_finished(tmp_path, "abc123")
+    path.write_text("[1, 2]")
+    with pytest.raises(UserError, match="schema: got None"):
+        read_record(path)
+    path.rename(tmp_path / "other.json")
+    (tmp_path / "other.json").write_text(whole)
+    with pytest.raises(UserError, match="file of another name"):
+        read_record(tmp_path / "other.json")
