@@ -63,6 +63,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin in (typing.Union, types.UnionType):
+        nested = [option for option in arguments if dataclasses.is_dataclass(option)]
+        if len(nested) == 1 and isinstance(value, Mapping):
+            # Its own message is worth more than "expected one of these".
+            return _convert(value, nested[0], where)
         for option in arguments:
             try:
                 return _convert(value, option, where)

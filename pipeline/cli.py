@@ -1,6 +1,7 @@
 """The `ecocseg` command. It imports inside commands, so that --help answers at once."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -63,6 +64,9 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 for what the user can mend, 130 after Ctrl-C."""
     options = build_parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    for package in ("ecocseg", "pipeline"):
+        logging.getLogger(package).setLevel(logging.INFO)
     from pipeline import commands
 
     try:

@@ -108,12 +108,13 @@ def verify(options: argparse.Namespace) -> None:
     """Check raw files without writing anything."""
     from ecocseg.data.verify import verify_raw
     from pipeline.planning import datasets_of
-    from pipeline.stages.preprocess import raw_root
+    from pipeline.receipts import read_receipt
 
     params = _params(options)
+    root = Path(params.data.root)
     faults = []
     for dataset in datasets_of(params):
-        found = verify_raw(dataset, raw_root(asdict(params), dataset))
+        found = verify_raw(dataset, read_receipt(root, dataset.name).folder(root))
         print(f"{dataset.name}: {'no fault' if not found else f'{len(found)} faults'}")
         faults += found
     if faults:

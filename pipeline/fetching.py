@@ -168,9 +168,7 @@ def download(
         status = error.response.status_code if error.response is not None else "?"
         raise UserError(f"{file.url}: the server answered {status}. {instead}") from error
     except requests.RequestException as error:
-        raise UserError(
-            f"{file.url}: cannot be reached ({_short(error)}). {instead}"
-        ) from error
+        raise UserError(f"{file.url}: cannot be reached ({_short(error)}). {instead}") from error
     found = expected or sha256_file(path)
     if expected is None:
         log.warning(

@@ -21,6 +21,8 @@ class DataParams:
     """Folder for raw and prepared data sets."""
     sources: Mapping[str, str | None] = field(default_factory=dict)
     """Data set name -> your folder or archive of it; null: fetched or generated."""
+    mirrors: Mapping[str, str | None] = field(default_factory=dict)
+    """Start of an address -> local folder that stands in for it; checksums still hold."""
     workers: int | None = None
     """Processes that prepare images; null: one a core."""
 

@@ -55,17 +55,37 @@ def load_experiment(name: str) -> dict[str, Any]:
 
 
 def compose_cell(
-    experiment: Mapping[str, Any], cell: str, overrides: Sequence[str]
+    experiment: Mapping[str, Any], cell: str, overrides: Sequence[str], *, strict: bool = False
 ) -> tuple[dict[str, Any], Components]:
-    """Resolved configuration of a cell and its validated components."""
+    """Resolved configuration of a cell and its validated components.
+
+    An override of a field that only other encodings or methods have (`encoding.threshold` in a
+    one-hot cell) is passed over, so that one list of overrides serves a whole experiment; with
+    `strict` it is an error.
+    """
     cells = experiment["cells"]
     if cell not in cells:
         raise ConfigError(unknown("cell", "cell", cell, list(cells)))
-    composed = compose_config(
-        [f"experiment={experiment['name']}", *cells[cell]["overrides"], *overrides]
-    )
-    config = clean_config(composed)
+    base = [f"experiment={experiment['name']}", *cells[cell]["overrides"]]
+    if not strict:
+        overrides = _applicable(base, overrides)
+    config = clean_config(compose_config([*base, *overrides]))
     return config, validate(config)
+
+
+def _applicable(base: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The overrides without those whose field the cell's encoding or method does not have."""
+    choices = [o for o in overrides if o.partition("=")[0] in ("encoding", "method")]
+    chosen = compose_config([*base, *choices]) if overrides else {}
+    kept = []
+    for override in overrides:
+        group, _, field = override.partition("=")[0].partition(".")
+        elsewhere = group in ("encoding", "method") and any(
+            field in load_yaml(group, name) for name in names(group)
+        )
+        if not (elsewhere and field not in chosen[group]):
+            kept.append(override)
+    return kept
 
 
 def datasets_of(params: Params) -> list[DatasetConfig]:

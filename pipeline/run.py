@@ -67,8 +67,9 @@ class Prepared:
         """The trainer over the schedule, or over its first `steps` steps."""
         schedule = self.components.schedule
         if steps is not None:
-            rhythm = {"steps": steps, "log_every": 1, "evaluate_every": steps}
-            schedule = replace(schedule, checkpoint_every=steps, **rhythm)
+            schedule = replace(
+                schedule, steps=steps, log_every=1, evaluate_every=steps, checkpoint_every=steps
+            )
         return Trainer(
             schedule,
             model=self.model,
@@ -152,7 +153,9 @@ class _Execution:
         )
         write_status(run_dir, self.status)
         self.device = pick_device(settings["device"])
-        self.run = Prepared(RunSpec.from_dict(row["spec"]), Path(settings["data_root"]), self.device)
+        self.run = Prepared(
+            RunSpec.from_dict(row["spec"]), Path(settings["data_root"]), self.device
+        )
         self.trainer = self.run.trainer()
         self.results: dict[str, Any] = {"train": [], "eval": [], "last": None, "best": None}
         self.best_score = float("-inf")

@@ -106,9 +106,7 @@ def validate(config: Mapping[str, Any]) -> Components:
     method = dict(config["method"])
     encoding_name, method_name = encoding.pop("name"), method.pop("name")
     if encoding_name not in ENCODINGS:
-        raise ConfigError(
-            unknown("encoding.name", "encoding", str(encoding_name), list(ENCODINGS))
-        )
+        raise ConfigError(unknown("encoding.name", "encoding", str(encoding_name), list(ENCODINGS)))
     if method_name not in METHODS:
         raise ConfigError(unknown("method.name", "method", str(method_name), list(METHODS)))
     method_config = import_module(f"ecocseg.methods.{method_name}").Config

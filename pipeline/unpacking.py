@@ -1,10 +1,12 @@
 """Archives unpacked so that no file lands outside the target, and all of them or none."""
 
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,16 @@ from ecocseg.files import require_space
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _BLOCK = 1 << 20
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+)
+"""What the readers raise for a bad archive (RuntimeError: a zip that wants a password)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def unpack(
                 done += member.size
                 if progress:
                     progress(done, total)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError) as error:
+    except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(

@@ -16,7 +16,7 @@ from pipeline.records import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent / "tracking"))
-from tracking_support import make_record  # noqa: E402
+from tracking_support import make_record
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path):

@@ -131,8 +131,9 @@ def text_bits(embeddings: NDArray[np.float64], length: int) -> Bits:
     taken: list[int] = []
     for channel in range(binary.shape[1]):
         column = binary[:, channel]
+        # Equal and opposite columns share a key; one that is the same for all classes is no use.
         key = (column ^ column[0]).tobytes()
-        if key not in seen:
+        if key not in seen and any(key):
             seen.add(key)
             taken.append(channel)
     if len(taken) < length:

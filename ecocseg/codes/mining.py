@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ecocseg.codes.codebook import Codebook
+from ecocseg.codes.decode import soft_signs
 from ecocseg.codes.pixels import check_logits, compute_dtype, full_precision, pieces
 from ecocseg.errors import ConfigError
 
@@ -63,9 +64,9 @@ def mine_reliable_bits(
     flat = logits.flatten(2)
     with full_precision(logits):
         for image, span in pieces(logits):
-            soft = flat[image, :, span].to(dtype).mul(0.5).tanh_()
+            soft = soft_signs(flat[image, :, span].to(dtype))
             agreement = signed @ soft
-            labels[image, span] = agreement.argmax(0)
+            labels[image, span] = agreement.max(0).indices
             certainty = soft.abs_()
             mean = certainty.mean(0)
             confidence[image, span] = mean * 0.5 + 0.5
@@ -73,8 +74,8 @@ def mine_reliable_bits(
             mask[image, :, span] = True
             if len(open_):
                 rows, counts = _grow(
-                    certainty[:, open_].T.contiguous(),
-                    agreement[:, open_].T.contiguous(),
+                    certainty.index_select(1, open_).T.contiguous(),
+                    agreement.index_select(1, open_).T.contiguous(),
                     labels[image, span][open_],
                     tables,
                     least,
@@ -121,13 +122,13 @@ def _grow(
     counts = torch.full_like(first, limit)
     pixel = torch.arange(total, device=certainty.device)
     latest = first
-    bits = tables.bits[first * (classes + 1)]
+    bits = tables.bits.index_select(0, first * (classes + 1))
     for count in range(2, limit + 1):
         agreement.scatter_(1, latest[:, None], -torch.inf)
         latest = agreement.argmax(1)
         pair = first * classes + latest
-        bits &= tables.bits[pair]
-        certainty *= tables.factor[pair]
+        bits &= tables.bits.index_select(0, pair)
+        certainty *= tables.factor.index_select(0, pair)
         size = _count_bits(bits)
         # An empty S divides 0 by 0, and nan exceeds nothing.
         ended = (certainty.sum(1) / size > least) | (size == 0)
@@ -140,7 +141,8 @@ def _grow(
             break
         going = (~ended).nonzero().squeeze(1)
         pixel, first, latest = pixel[going], first[going], latest[going]
-        bits, certainty, agreement = bits[going], certainty[going], agreement[going]
+        bits = bits.index_select(0, going)
+        certainty, agreement = certainty.index_select(0, going), agreement.index_select(0, going)
     return mask.view(torch.bool)[:, :length], counts
 
 
@@ -160,21 +162,22 @@ def hybrid_labels(logits: Tensor, mined: MinedBits, book: Codebook) -> Tensor:
     codebook.
     """
     check_logits(logits, book)
-    return torch.where(mined.mask, code_bits(mined.labels, book), logits >= 0)
+    bits = logits >= 0
+    # `where` on booleans takes three times as long.
+    return code_bits(mined.labels, book).logical_xor_(bits).logical_and_(mined.mask) ^ bits
 
 
 def code_bits(labels: Tensor, book: Codebook) -> Tensor:
     """Codeword of each pixel's class: labels [B,H,W] in 0..N-1 -> bool [B,K,H,W]."""
     columns = book.bits.T.contiguous().to(labels.device)
     batch, height, width = labels.shape
-    result = torch.empty(
-        batch, book.length, height, width, dtype=torch.bool, device=labels.device
-    )
+    shape = (batch, book.length, height * width)
+    result = torch.empty(shape, dtype=torch.bool, device=labels.device)
     for image in range(batch):
-        torch.index_select(
-            columns, 1, labels[image].flatten(), out=result[image].view(book.length, -1)
-        )
-    return result
+        # `gather` with an expanded index: six times as fast as indexing on a CPU.
+        index = labels[image].reshape(1, -1).expand(book.length, -1)
+        torch.gather(columns, 1, index, out=result[image])
+    return result.view(batch, book.length, height, width)
 
 
 @torch.no_grad()

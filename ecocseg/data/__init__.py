@@ -1,0 +1,1 @@
+"""Data sets, from raw layouts to training batches."""

@@ -31,8 +31,9 @@ def colour_jitter(
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur an image [3,H,W]; the kernel reaches three standard deviations (`sigma` in pixels)."""
-    longest = min(image.shape[-2:])
-    size = min(2 * math.ceil(3 * sigma) + 1, longest - 1 + longest % 2)
+    # Odd, and small enough for the reflection at the borders.
+    shortest = min(image.shape[-2:])
+    size = min(2 * math.ceil(3 * sigma) + 1, shortest - 1 + shortest % 2)
     return TF.gaussian_blur(image, [size, size], [sigma, sigma])
 
 

@@ -82,8 +82,8 @@ def build_streams(
 ) -> list[Stream]:
     """The streams that a method reads.
 
-    Raises ConfigError when a method reads unlabelled images and the benchmark names none, and
-    when labelled and evaluated data sets differ in their classes.
+    Raises ConfigError when a method reads unlabelled images and there are none, when labelled and
+    evaluated data sets differ in their classes, and when labels do not lie on their images.
     """
     taught = manifests[benchmark.labelled.dataset].names
     scored = manifests[benchmark.evaluated.dataset].names
@@ -96,10 +96,17 @@ def build_streams(
     streams = []
     for name in names:
         if name == "labelled":
+            rows = source_rows(benchmark.labelled, manifests)
+            if odd := next((row for row in rows if row.image_size != row.label_size), None):
+                raise ConfigError(
+                    f"benchmark.labelled.split: got {odd.split!r}, whose labels keep their own "
+                    f"size ({odd.key}: image {odd.image_size}, label {odd.label_size}); train on "
+                    "a split without `evaluate: true` in the data set's YAML"
+                )
             streams.append(
                 Stream(
                     name=name,
-                    rows=source_rows(benchmark.labelled, manifests),
+                    rows=rows,
                     batch_size=labelled_batch,
                     transform=benchmark.labelled_transform,
                 )
@@ -110,6 +117,12 @@ def build_streams(
                 f"benchmark.unlabelled: the method reads the stream {name!r} and benchmark "
                 f"{benchmark.name!r} has no unlabelled images; name some"
             )
+        require(
+            unlabelled_batch > 0,
+            "schedule.unlabelled_batch",
+            unlabelled_batch,
+            f"1 or more: the method reads the stream {name!r}",
+        )
         streams.append(
             Stream(
                 name=name,

@@ -197,7 +197,9 @@ def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     found: dict[tuple[int, int, int], None] = {}
     step = 0
     while len(found) < count:
-        red, green, blue = colorsys.hsv_to_rgb((step * 0.61803398875) % 1, 0.65, 1 - 0.2 * (step % 3))
+        red, green, blue = colorsys.hsv_to_rgb(
+            (step * 0.61803398875) % 1, 0.65, 1 - 0.2 * (step % 3)
+        )
         found[round(red * 255), round(green * 255), round(blue * 255)] = None
         step += 1
     return tuple(found)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.data.classes import ClassTable, class_table
+from ecocseg.data.layouts import LAYOUTS
 from ecocseg.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -66,8 +67,6 @@ class DatasetConfig:
     """Name -> {split, url, sha256}: published lists of labelled images."""
 
     def __post_init__(self) -> None:
-        from ecocseg.data.layouts import LAYOUTS
-
         for label, value in (("name", self.name), ("source", self.source or self.name)):
             if not isinstance(value, str) or not _NAME.fullmatch(value):
                 raise ConfigError(
@@ -89,6 +88,8 @@ class DatasetConfig:
         self._check_splits(LAYOUTS[self.layout].OPTIONS)
         self._check_raw()
         for name, entry in self.partitions.items():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise self._wrong("partitions", name, 'names as "1_8", in quotes (YAML reads 18)')
             if entry.get("split") not in self.splits:
                 raise self._wrong(
                     f"partitions.{name}.split", entry.get("split"), ", ".join(self.splits)

@@ -29,16 +29,18 @@ def cutmix_mask(
     """CutMix: one box for each image, bool [B,H,W]; no box with 1 - `probability`.
 
     The box covers 2 to 40 % of the image and its aspect ratio is between 0.3 and 1 / 0.3, as in
-    UniMatch; boxes that do not fit are drawn again.
+    UniMatch. The area is drawn once; shapes and places that do not fit are drawn again. UniMatch's
+    images are square; here the ratio is relative to the image's, so that each area fits any image.
     """
     masks = torch.zeros(batch, height, width, dtype=torch.bool)
     for mask in masks:
         if uniform(0, 1, generator) >= probability:
             continue
+        area = uniform(0.02, 0.4, generator)
         while True:
-            area = uniform(0.02, 0.4, generator) * height * width
             ratio = uniform(0.3, 1 / 0.3, generator)
-            box_width, box_height = int(math.sqrt(area / ratio)), int(math.sqrt(area * ratio))
+            box_height = int(height * math.sqrt(area * ratio))
+            box_width = int(width * math.sqrt(area / ratio))
             left = int(torch.randint(width, (), generator=generator))
             top = int(torch.randint(height, (), generator=generator))
             if left + box_width <= width and top + box_height <= height:

@@ -22,7 +22,7 @@ _STRENGTH = 0.62
 
 
 def write_overlay(path: Path, title: str, table: ClassTable, rows: Sequence[Row]) -> None:
-    """Write a PNG: up to 9 evenly spaced samples (image | labels) and a legend with class shares."""
+    """Write a PNG: up to 9 evenly spaced samples (image | labels) and a legend of the classes."""
     places = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).round().astype(int)
     tiles = [_sample(rows[place], table) for place in places]
     columns = min(_COLUMNS, len(tiles))

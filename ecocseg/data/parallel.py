@@ -5,6 +5,7 @@ Workers import no more than the function's module needs (numpy and PIL here), so
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -79,7 +80,9 @@ _work: tuple[Callable[[Any, Any], Any], Any]
 
 
 def _start(function: Callable[[Any, Any], Any], common: Any) -> None:
-    """Keep what every task needs, and end with the parent: a pool outlives its kill -9 otherwise."""
+    """Keep what every task needs; end with the parent, whose kill -9 a pool would outlive."""
+    # Ctrl-C reaches the whole group of processes: the parent alone decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _work
     _work = (function, common)
     parent = multiprocessing.parent_process()

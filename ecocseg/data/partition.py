@@ -72,8 +72,10 @@ def _from_list(keys: Sequence[str], path: Path) -> set[str]:
     for line in path.read_text().splitlines():
         if not line.strip():
             continue
-        name = Path(line.split()[0]).stem
-        key = next((k for k in (name, name.removesuffix("_leftImg8bit")) if k in known), None)
+        first = line.split()[0]
+        name = Path(first).stem
+        spellings = (line.strip(), first, name, name.removesuffix("_leftImg8bit"))
+        key = next((k for k in spellings if k in known), None)
         if key is None:
             strange.append(line.strip())
         else:

@@ -126,15 +126,16 @@ def prepare(
 
 def _start(folder: Path, digest: str) -> None:
     """Clear what another configuration or other raw files left, and half-written files."""
-    (folder / DATASET_FILE).unlink(missing_ok=True)
     started = folder / _STARTED
-    before = json.loads(started.read_text())["digest"] if started.is_file() else None
-    if before != digest:
+    described = read_description(folder) or {}
+    before = json.loads(started.read_text()) if started.is_file() else described
+    if before.get("digest") != digest:
         for name in ("images", "labels", "partitions"):
             shutil.rmtree(folder / name, ignore_errors=True)
         for path in folder.glob("overlay_*.png"):
             path.unlink()
-        atomic_write(started, json.dumps({"digest": digest}))
+    atomic_write(started, json.dumps({"digest": digest}))
+    (folder / DATASET_FILE).unlink(missing_ok=True)
     for path in folder.rglob(".*.tmp*"):
         path.unlink(missing_ok=True)
 

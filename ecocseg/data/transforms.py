@@ -79,7 +79,8 @@ def random_geometry(
         factor = uniform(*config.scale, generator)
         size = [max(1, round(side * factor)) for side in label.shape]
         image = TF.resize(image, size, antialias=True)
-        label = TF.resize(label[None], size, TF.InterpolationMode.NEAREST)[0]
+        # Not NEAREST: that one shifts labels by up to half a pixel against the image.
+        label = TF.resize(label[None], size, TF.InterpolationMode.NEAREST_EXACT)[0]
     valid = torch.ones_like(label, dtype=torch.bool)
     height, width = config.crop
     bottom, right = max(0, height - label.shape[0]), max(0, width - label.shape[1])
@@ -102,7 +103,7 @@ def _crop_corner(
     """A random corner; drawn again while one class dominates the crop."""
     height, width = config.crop
     spare = (label.shape[0] - height + 1, label.shape[1] - width + 1)
-    for _ in range(10):
+    for _ in range(11):
         top, left = (int(torch.randint(s, (), generator=generator)) for s in spare)
         if config.max_class_share >= 1:
             break

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ecocseg.data.classes import UNKNOWN, ClassTable
 from ecocseg.data.config import DatasetConfig
@@ -142,6 +142,8 @@ def open_label(path: Path, rules: Rules, faults: list[Fault]) -> NDArray[np.int6
     """Read a label: numbers [H,W], or colours [H,W,3]; None and a fault when it cannot be."""
     try:
         with Image.open(path) as picture:
+            picture.load()
+            _check_trailer(path, picture)
             if rules.colors:
                 return np.asarray(picture.convert("RGB"))
             if picture.mode not in _NUMBER_MODES:
@@ -164,6 +166,7 @@ def _image_size(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
     try:
         with Image.open(path) as picture:
             picture.load()
+            _check_trailer(path, picture)
             if picture.mode not in _IMAGE_MODES:
                 faults.append(
                     Fault(
@@ -188,11 +191,25 @@ def _image_size(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
         return None
 
 
+def _check_trailer(path: Path, picture: Image.Image) -> None:
+    """Raise OSError for a PNG whose end is cut off: the decoder is content with whole pixels."""
+    if picture.format == "PNG":
+        with Image.open(path) as again:
+            try:
+                again.verify()
+            except SyntaxError as error:
+                raise OSError(f"truncated or damaged: {error}") from error
+
+
 def _unreadable(path: Path, error: Exception) -> Fault:
-    size = path.stat().st_size if path.exists() else 0
-    problem = "the file is empty" if path.exists() and size == 0 else f"cannot be read ({error})"
-    if "truncated" in str(error).lower() or "unexpected end" in str(error).lower():
+    if path.is_file() and path.stat().st_size == 0:
+        problem = "the file is empty"
+    elif isinstance(error, UnidentifiedImageError):
+        problem = "is no image, or its beginning is damaged"
+    elif "truncated" in str(error):
         problem = f"the file is truncated ({error})"
+    else:
+        problem = f"cannot be read ({error})"
     return Fault(str(path), problem, "copy or download it again")
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ecocseg.encodings.base import Encoding
 from ecocseg.encodings.ecoc import ECOCConfig, ECOCEncoding
@@ -28,10 +29,25 @@ def encoding_config(name: str, config: Mapping[str, Any]) -> OneHotConfig | ECOC
         raise ConfigError(
             f"encoding.{unknown}: no option of the encoding {name}, which has {', '.join(known)}"
         )
-    try:
-        return kind(**config)
-    except TypeError as error:
-        raise ConfigError(f"encoding {name}: an option has a value of the wrong kind ({error})")
+    hints = get_type_hints(kind)
+    for field, value in config.items():
+        if not _fits(value, hints[field]):
+            wanted = " or ".join(each.__name__ for each in _kinds(hints[field]))
+            raise ConfigError(f"encoding.{field}: got {value!r}, allowed is a value of {wanted}")
+    return kind(**config)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    if get_origin(hint) is UnionType:
+        return get_args(hint)
+    return (str,) if get_origin(hint) is Literal else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    kinds = _kinds(hint)
+    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
 
 
 def build_encoding(name: str, config: Mapping[str, Any], class_names: Sequence[str]) -> Encoding:

@@ -58,14 +58,10 @@ class ECOCConfig:
         if self.length < 1:
             raise ConfigError(f"length: got {self.length}, allowed 1 or more; the paper has 40")
         if self.labels not in get_args(Labels):
-            raise ConfigError(
-                f"labels: got {self.labels!r}, allowed {', '.join(get_args(Labels))}"
-            )
+            raise ConfigError(f"labels: got {self.labels!r}, allowed {', '.join(get_args(Labels))}")
         check_mining(self.threshold, self.max_candidates)
         check_quality_fields(self.quality, self.quality_threshold)
-        check_loss(
-            self.distance_weight, self.contrast_weight, self.temperature, self.denominator
-        )
+        check_loss(self.distance_weight, self.contrast_weight, self.temperature, self.denominator)
 
 
 class ECOCEncoding(Encoding):
@@ -92,7 +88,9 @@ class ECOCEncoding(Encoding):
     def loss(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Terms:
         """`ECOCLoss`; parts: bce, distance, contrast."""
         total, *parts = self._loss(logits, targets, weight)
-        return Terms(total=total, parts=dict(zip(("bce", "distance", "contrast"), parts, strict=True)))
+        return Terms(
+            total=total, parts=dict(zip(("bce", "distance", "contrast"), parts, strict=True))
+        )
 
     def encode(self, labels: Tensor) -> Tensor:
         """Codewords, bool [B,K,H,W]; an ignored pixel gets the codeword of class 0."""
@@ -120,7 +118,7 @@ class ECOCEncoding(Encoding):
         differ = code ^ bitwise
         correction = differ & mined.mask
         if self.config.labels == "hybrid":
-            targets = bitwise ^ correction
+            targets = bitwise.logical_xor_(correction)
         else:
             targets = code if self.config.labels == "code" else bitwise
         quality = self.pixel_quality(mined.confidence, valid)
@@ -128,10 +126,10 @@ class ECOCEncoding(Encoding):
         statistics = {
             "confidence": mined.confidence.mean(),
             "quality": quality.mean(),
-            "mask_share": mined.mask.sum() / max(mined.mask.numel(), 1),
+            "mask_share": mined.mask.count_nonzero() / max(mined.mask.numel(), 1),
             "candidates": mined.candidates.sum() / pixels,
-            "difference": differ.sum() / pixels,
-            "correction": correction.sum() / pixels,
+            "difference": differ.count_nonzero() / pixels,
+            "correction": correction.count_nonzero() / pixels,
         }
         return PseudoLabel(
             targets=targets,

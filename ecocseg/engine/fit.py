@@ -83,7 +83,10 @@ class EvaluationEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointEvent:
-    """All that a run needs to go on after `step` steps as if it had never stopped."""
+    """All that a run needs to go on after `step` steps as if it had never stopped.
+
+    The tensors are the live ones: save them, or copy them, before asking for the next event.
+    """
 
     step: int
     state: dict[str, Any]
@@ -198,7 +201,9 @@ class Trainer:
         logs: dict[str, Tensor] = {"loss": torch.zeros((), device=self.device)}
         losses = iter(self.method.losses(context, batch))
         while True:
-            with torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext():
+            with (
+                torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
+            ):
                 loss = next(losses, None)
             if loss is None:
                 break

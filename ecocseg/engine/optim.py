@@ -47,7 +47,9 @@ def build_optimizer(config: OptimConfig, model: Segmenter) -> torch.optim.Optimi
     """
     undecayed = {id(p) for p in _undecayed(model)}
     groups = []
-    for parameters, scale in zip(parameter_groups(model), (1.0, config.head_lr_factor), strict=True):
+    for parameters, scale in zip(
+        parameter_groups(model), (1.0, config.head_lr_factor), strict=True
+    ):
         for decay in (True, False):
             members = [p for p in parameters if (id(p) not in undecayed) == decay]
             if members:

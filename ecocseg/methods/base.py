@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
+from ecocseg.errors import ConfigError
 from ecocseg.types import IGNORE
 
 
@@ -68,6 +69,20 @@ def supervised_terms(
     if over_valid:
         value = value * valid_scale(labels != IGNORE)
     return value, {f"labelled/{name}": part for name, part in terms.parts.items()}
+
+
+def require_alike(labelled: Sample, unlabelled: Sample, method: str, *, batches: bool) -> None:
+    """Raise ConfigError unless both batches have images of one size (`batches`: and as many)."""
+    first, second = labelled.labels.shape, unlabelled.labels.shape
+    if first[1:] != second[1:] or (batches and first != second):
+        fields = "benchmark.labelled_transform.crop and benchmark.unlabelled_transform.crop"
+        if batches:
+            fields += ", schedule.labelled_batch and schedule.unlabelled_batch"
+        raise ConfigError(
+            f"{fields}: got labelled batches of {'x'.join(map(str, first))} (images x height x "
+            f"width) and unlabelled ones of {'x'.join(map(str, second))}; the method {method!r} "
+            "puts them together: give both the same"
+        )
 
 
 def valid_scale(valid: Tensor) -> Tensor:

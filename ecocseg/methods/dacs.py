@@ -15,7 +15,7 @@ from ecocseg.config import require
 from ecocseg.data.augment import domain_view
 from ecocseg.data.mixing import class_mask, paste
 from ecocseg.data.transforms import Sample
-from ecocseg.methods.base import Context, Loss, Method, supervised_terms
+from ecocseg.methods.base import Context, Loss, Method, require_alike, supervised_terms
 from ecocseg.types import IGNORE
 
 
@@ -57,6 +57,7 @@ class DACS(Method):
     def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
         """Yield the source summand, then the mixed one."""
         source, target = batch["labelled"], batch["unlabelled"]
+        require_alike(source, target, self.name, batches=True)
         value, parts = supervised_terms(
             context, context.student(source.images), source.labels, over_valid=False
         )

@@ -14,7 +14,14 @@ from ecocseg.config import require
 from ecocseg.data.augment import strong_view
 from ecocseg.data.mixing import cutmix_mask, paste
 from ecocseg.data.transforms import Sample
-from ecocseg.methods.base import Context, Loss, Method, supervised_terms, valid_scale
+from ecocseg.methods.base import (
+    Context,
+    Loss,
+    Method,
+    require_alike,
+    supervised_terms,
+    valid_scale,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,7 @@ class FixMatch(Method):
     def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
         """One summand: labelled and weak views share a forward pass, as in the public code."""
         labelled, weak, partner = (batch[name] for name in self.streams)
+        require_alike(labelled, weak, self.name, batches=False)
         encoding, student = context.encoding, context.student
 
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """Encoder and decoder from segmentation-models-pytorch, with the heads of the method."""
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from ecocseg.config import require, unknown
 from ecocseg.errors import ConfigError, UserError
-from ecocseg.files import sha256_file
+from ecocseg.models.weights import is_file, load_encoder_weights
 
 DECODERS = ("deeplabv3", "deeplabv3plus", "fpn", "linknet", "pan", "pspnet", "segformer", "unet")
 
@@ -89,8 +90,9 @@ class Segmenter(nn.Module):
 def build_model(config: ModelConfig, channels: int) -> Segmenter:
     """A segmenter with `channels` output channels.
 
-    Raises ConfigError for an unknown encoder, UserError when the weights cannot be had or do not
-    fit. New parameters are drawn from torch's global generator.
+    Raises ConfigError for an unknown encoder or set of weights and for parts that do not go
+    together, UserError when the weights cannot be had or do not fit. New parameters are drawn from
+    torch's global generator.
     """
     # Imported here: it takes seconds, and configurations are validated without it.
     import segmentation_models_pytorch as smp
@@ -100,24 +102,18 @@ def build_model(config: ModelConfig, channels: int) -> Segmenter:
         options[_width_name(config.decoder)] = config.decoder_channels
     if config.output_stride is not None:
         options["encoder_output_stride"] = config.output_stride
-    named = config.weights if config.weights != "none" and not is_file(config.weights) else None
     try:
         network = smp.create_model(
             config.decoder,
             encoder_name=config.encoder,
-            encoder_weights=named,
+            encoder_weights=_library_weights(config),
             classes=channels,
             **options,
         )
     except KeyError as error:
-        raise ConfigError(f"model.encoder: {error.args[0]}") from error
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"model.weights: {config.weights!r} for the encoder {config.encoder!r} could not be "
-            f"had ({_first_line(error)}). Connect once so that they are downloaded, or give a "
-            "local file (model.weights=/path/to/file.pth), or train from scratch "
-            "(model.weights=none)"
-        ) from error
+        raise ConfigError(f"model.weights: {error.args[0]}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _explained(error, config) from error
     if is_file(config.weights):
         load_encoder_weights(network.encoder, Path(config.weights))
     features = next(m for m in network.segmentation_head if isinstance(m, nn.Conv2d)).in_channels
@@ -135,49 +131,6 @@ def build_head(config: ModelConfig, features: int, channels: int) -> nn.Sequenti
         nn.Dropout2d(config.dropout),
         nn.Conv2d(128, channels, 1),
     )
-
-
-def is_file(weights: str) -> bool:
-    """Whether `weights` names a file rather than a set of weights the library knows."""
-    return weights.endswith((".pth", ".pt", ".bin", ".safetensors")) or "/" in weights
-
-
-def load_encoder_weights(encoder: nn.Module, path: Path) -> str:
-    """Load a file's weights into `encoder` and return the file's SHA-256.
-
-    The classifier of the pre-training task may be left over; every parameter of the encoder must
-    be found, in its shape. Raises UserError otherwise, naming what is missing.
-    """
-    if not path.is_file():
-        raise UserError(f"model.weights: {path} is not there; give the path of an existing file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    wanted = encoder.state_dict()
-    wrong = [
-        f"{name}: shape {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        if name in state
-        else f"{name}: missing"
-        for name, value in wanted.items()
-        if not name.endswith("num_batches_tracked")
-        and (name not in state or state[name].shape != value.shape)
-    ]
-    if wrong:
-        raise UserError(
-            f"model.weights: {path} does not fit the encoder: {len(wrong)} of {len(wanted)} "
-            f"entries do not match, the first is {wrong[0]!r}. Choose the encoder that the file "
-            "was made for, or another file"
-        )
-    # Given whole rather than with strict=False: the encoders of the library drop their classifier
-    # by popping its entries, and nothing else may be left out.
-    encoder.load_state_dict({k: state.get(k, v) for k, v in wanted.items()}, strict=False)
-    return sha256_file(path)
 
 
 def parameter_groups(model: Segmenter) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -199,5 +152,50 @@ def _width_name(decoder: str) -> str:
     return names.get(decoder, "decoder_channels")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+def _library_weights(config: ModelConfig) -> str | bool | None:
+    """What the library is asked for: the name of a set of weights, True for timm's one, or None."""
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    ours = get_encoder_names()
+    timms = config.encoder.startswith("tu-")
+    # Its "timm-" names are old aliases of "tu-" ones.
+    if not timms and config.encoder not in ours and not config.encoder.startswith("timm-"):
+        raise _unknown_encoder(config.encoder, ours)
+    # What follows the dot is a tag: one of several sets of weights for an architecture.
+    if timms and not timm.is_model(config.encoder[3:].partition(".")[0]):
+        raise _unknown_encoder(config.encoder, [f"tu-{name}" for name in timm.list_models()])
+    if config.weights == "none" or is_file(config.weights):
+        return None
+    if timms and config.weights != "imagenet":
+        raise ConfigError(
+            f"model.weights: got {config.weights!r}, allowed for timm's encoders is none, imagenet "
+            f"or a file; a tag of timm's goes with the encoder: model.encoder={config.encoder}.TAG"
+        )
+    return True if timms else config.weights
+
+
+def _unknown_encoder(name: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ConfigError(
+        f"model.encoder: unknown encoder {name!r}; {hint}Allowed are the encoders of "
+        'segmentation-models-pytorch, and with "tu-" in front those of timm'
+    )
+
+
+def _explained(error: Exception, config: ModelConfig) -> UserError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    asked = config.weights != "none" and not is_file(config.weights)
+    # Hugging Face's error for a file that is not at hand offline is an OSError and a ValueError.
+    if isinstance(error, OSError) or (asked and isinstance(error, RuntimeError)):
+        return UserError(
+            f"model.weights: {config.weights!r} for the encoder {config.encoder!r} could not be "
+            f"had ({reason}). Connect once so that they are downloaded, or give a local file "
+            "(model.weights=/path/to/file.pth), or train from scratch (model.weights=none)"
+        )
+    return ConfigError(
+        f"model: encoder {config.encoder!r}, decoder {config.decoder!r}, decoder_channels "
+        f"{config.decoder_channels} and output_stride {config.output_stride} do not go together "
+        f"({reason}); change one of them"
+    )

@@ -114,11 +114,11 @@ class _Observer:
 
     def headline(self) -> str:
         counts = self.counts()
-        parts = [f"{counts['finished']} of {len(self.views)} finished"]
+        parts = [f"{counts['finished']}/{len(self.views)} finished"]
         parts += [f"{counts[key]} {key}" for key in ("failed", "running", "queued") if counts[key]]
-        parts.append(f"{duration(time.monotonic() - self.started)} so far")
         to_go = self.seconds_to_go()
-        return ", ".join(parts) + (f", about {duration(to_go)} to go" if to_go else "")
+        end = f", about {duration(to_go)} to go" if to_go else ""
+        return f"{', '.join(parts)}; {duration(time.monotonic() - self.started)}{end}"
 
 
 class _PlainLines:

@@ -19,6 +19,7 @@ import psutil
 import ray
 
 from ecocseg.errors import ConfigError, UserError
+from pipeline.cluster.launcher import watch_launcher
 
 _MEGABYTE = 1 << 20
 _LONGEST_TEMP = 40  # a socket's path may have 107 characters, and Ray appends about 65
@@ -70,7 +71,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main else None
     stop = threading.Event()
     if in_main:
-        threading.Thread(target=_watch_launcher, args=(stop,), daemon=True).start()
+        watch_launcher(stop)
     try:
         yield
     finally:
@@ -112,7 +113,11 @@ def _join(address: str) -> None:
 
 
 def _initialise(**arguments: Any) -> Any:
-    return ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
+    context = ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
+    # Ray prints the log of every lost raylet on the driver's terminal, across the live table,
+    # whatever `log_to_driver` says. The loss itself is reported by the grid.
+    ray._private.worker._worker_logs_enabled = False
+    return context
 
 
 def _temporary_folder() -> Path:
@@ -150,24 +155,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def _watch_launcher(stop: threading.Event) -> None:
-    """End this command when the `dvc` that started it was killed: nobody waits for it any more.
-
-    Otherwise it would go on unseen, and the next `dvc repro` would meet its locks. Only where DVC
-    says that it started us: a terminal that closes must not end a command under nohup.
-    """
-    launcher = _launcher()
-    while launcher is not None and not stop.wait(1.0):
-        if not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE:
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-
-
-def _launcher() -> psutil.Process | None:
-    if "DVC_STAGE" not in os.environ:
-        return None
-    for parent in psutil.Process().parents():
-        with suppress(psutil.Error):
-            if any("dvc" in Path(word).name for word in parent.cmdline()[:3]):
-                return parent
-    return None
+def has_gpu() -> bool:
+    """Whether the connected cluster has a GPU."""
+    return ray.cluster_resources().get("GPU", 0) > 0

@@ -51,15 +51,24 @@ def selection_text(experiment: Experiment) -> str:
 
 def protocol_text(protocol: Mapping[str, Any]) -> str:
     """The evaluation protocol as a sentence."""
-    height, width = protocol["image_size"] or (None, None)
-    mode = "whole image" if protocol["mode"] == "whole" else "sliding window"
-    size = f" at {height} x {width}" if height else ""
+    sliding = protocol["mode"] == "slide"
+    mode = "sliding window" if sliding else "whole image"
+    if sliding and protocol.get("window"):
+        mode += f" {_size(protocol['window'])}, stride {_size(protocol.get('stride'))},"
     label = protocol["label_size"]
     scored = "the label's own size" if label == "original" else f"label size {label}"
     return (
         f"Protocol: {protocol['dataset']}, split {protocol['split']}, {protocol['images']} images, "
-        f"{mode}{size}, scored at {scored} (data {str(protocol['fingerprint'])[:12]})."
+        f"{mode} at {_size(protocol['image_size'])}, scored at {scored} "
+        f"(data {str(protocol['fingerprint'])[:12]})."
     )
+
+
+def _size(size: Any) -> str:
+    """[height, width], one number for both, or a word such as "original"."""
+    if isinstance(size, list | tuple):
+        return " x ".join(map(str, size))
+    return "its own size" if size in (None, "original") else str(size)
 
 
 def _data_notes(experiment: Experiment) -> list[str]:

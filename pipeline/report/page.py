@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.report.canvas import Drawn
 from pipeline.report.formats import html_table
+from pipeline.report.notes import protocol_text, selection_text
 from pipeline.report.panels import (
     Overlay,
     Panel,
@@ -103,12 +104,15 @@ def _section(section: Section, processed_root: Path | None) -> str:
         if processed_root is not None:
             parts.append(_legend(class_colours(experiment.protocol["dataset"], processed_root)))
         parts.append('<div class="panels">')
-        parts += [
-            _figure(inline_picture(panel.path), f"{panel.label} ({panel.path.stem})")
-            for panel in section.panels
-        ]
+        parts += [_figure(inline_picture(panel.path), _caption(panel)) for panel in section.panels]
         parts.append("</div>")
     return "\n".join(part for part in parts if part) + "\n</section>"
+
+
+def _caption(panel: Panel) -> str:
+    """The cell; the file's name too where it tells more than that it is a panel."""
+    name = panel.path.stem
+    return panel.label if name == "panel" else f"{panel.label}, {name.replace('_', ' ')}"
 
 
 def _data(overlays: Sequence[Overlay]) -> str:
@@ -159,8 +163,22 @@ def _made(experiments: Sequence[Experiment]) -> str:
     return (
         '<section id="made"><h2>How it was made</h2><p>Every number comes from the confusion '
         "matrices in <code>results/records/</code>; the selection rule and the protocol stand "
-        'under each table.</p><div class="scroll"><table class="plain about">'
-        f"<tbody>{about}</tbody></table></div>{table}</section>"
+        'under each table and here.</p><div class="scroll"><table class="plain about">'
+        f"<tbody>{about}</tbody></table></div>{_rules(experiments)}{table}</section>"
+    )
+
+
+def _rules(experiments: Sequence[Experiment]) -> str:
+    """Selection rule and protocol of every table."""
+    lines = "".join(
+        f'<tr><th scope="row">{escape(experiment.name)}</th>'
+        f"<td>{escape(selection_text(experiment))}</td><td>{escape(protocol)}</td></tr>"
+        for experiment in experiments
+        for protocol in [protocol_text(experiment.protocol) if experiment.records else "--"]
+    )
+    return (
+        '<h3>Tables</h3><div class="scroll"><table class="plain about">'
+        f"<tbody>{lines}</tbody></table></div>"
     )
 
 

@@ -54,10 +54,18 @@ def summary(experiments: list[Experiment]) -> list[tuple[str, str]]:
         ("Runs", f"{len(records)}, together {_duration(seconds)} of training and evaluation"),
         ("Git revision", _distinct(records, lambda r: r["environment"].get("git"))),
         ("Machine", _distinct(records, lambda r: r["environment"].get("host"))),
-        ("Device", _distinct(records, lambda r: r["environment"].get("device"))),
+        ("Device", _distinct(records, _device)),
         ("Versions", _distinct(records, _versions)),
         ("Data", _distinct(records, _data)),
     ]
+
+
+def _device(record: Record) -> str:
+    environment = record["environment"]
+    threads = environment.get("threads")
+    told = (environment.get("device"), environment.get("device_name"),
+            f"{threads} threads" if threads else None)  # fmt: skip
+    return ", ".join(str(text) for text in told if text)
 
 
 def _versions(record: Record) -> str:

@@ -15,14 +15,15 @@ table.scores.per_class thead th.class { padding: .4em 0; text-align: center; }
 table.scores.per_class thead th.class span { writing-mode: vertical-rl; transform: rotate(180deg);
   display: inline-block; text-align: left; }
 table.scores tbody th { text-align: left; font-weight: 600; white-space: nowrap;
-  vertical-align: top; padding: .4em .9em .4em .3em; position: sticky; left: 0; background: #fff; }
+  vertical-align: top; padding: .4em .9em .4em .3em; position: sticky; left: 0; background: #fff;
+  background-clip: padding-box; }
 table.scores td { text-align: right; padding: .4em .45em; white-space: nowrap;
   vertical-align: top; }
 table.scores td.class { text-align: center; padding: .4em .22em; }
 table.scores tr.paper td, table.scores tr.to_paper td { font-size: 12px; }
 table.scores.grid th.mean, table.scores.grid td.mean { padding-left: 1.4em; }
 table.scores td small { color: #5c6675; font-size: 10px; }
-table.scores.per_class td small { display: block; line-height: 1.1; }
+table.scores td small { display: block; line-height: 1.1; }
 table.scores.per_class td.mean { background: #f3f6fa; }
 table.scores tr.paper th, table.scores tr.to_paper th { font-weight: 400; padding-left: 1.3em; }
 table.scores tr.paper td, table.scores tr.paper th,
@@ -67,9 +68,11 @@ figcaption { color: #4d5766; font-size: 12.5px; margin-top: .3rem; max-width: 90
   vertical-align: -.12em; border: 1px solid #0003; }
 table.plain { font-size: 12.5px; width: 100%; border-top: 1px solid #1c2330;
   border-bottom: 1px solid #1c2330; }
-table.plain th { text-align: left; border-bottom: 1px solid #d5dae2; }
+table.plain th { text-align: left; }
+table.plain thead th, table.about th, table.about td { border-bottom: 1px solid #d5dae2; }
 table.plain th, table.plain td { padding: .25em .9em .25em 0; vertical-align: top; }
-table.plain .number { text-align: right; }
+table.plain .number { text-align: right; padding-right: 1.8em; }
+table.about th { width: 9em; }
 code { font: .92em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }
 @media print { @page { size: A4 landscape; margin: 12mm; } nav { display: none; }

@@ -5,10 +5,7 @@ never moved, changed or removed. What was fetched carries a marker file; only th
 """
 
 import errno
-import hashlib
-import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,19 +15,21 @@ from typing import Any
 from ecocseg.data.config import DatasetConfig, RemoteFile
 from ecocseg.data.layouts import LAYOUTS, find_root
 from ecocseg.errors import ConfigError, DataError, UserError
-from ecocseg.files import atomic_path, atomic_write, require_space, sha256_file
+from ecocseg.files import atomic_path, require_space, sha256_file
 from pipeline.fetching import download, file_name
-from pipeline.receipts import (
-    Receipt,
-    fingerprint_raw,
-    relative_to_root,
-    write_receipt,
+from pipeline.rawfolder import (
+    MARKER,
+    digest_of,
+    how_to_place,
+    is_complete,
+    read_marker,
+    write_marker,
 )
+from pipeline.receipts import Receipt, fingerprint_raw, relative_to_root, write_receipt
 from pipeline.stages.progress import show_progress
 from pipeline.unpacking import is_archive, replace_folder, unpack
 
 log = logging.getLogger(__name__)
-MARKER = ".ecocseg.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class _Fetcher:
             return self._from_placed(config, target)
         if config.kind == "url":
             return self._from_url(config, target)
-        raise UserError(_how_to_place(config, self.root, "is not here and cannot be downloaded"))
+        raise UserError(how_to_place(config, self.root, "is not here and cannot be downloaded"))
 
     def _from_source(
         self, config: DatasetConfig, source: Path, field: str, target: Path
@@ -98,15 +97,15 @@ class _Fetcher:
         if archives:
             return self._from_archives(config, archives, target / "unpacked")
         raise DataError(
-            _how_to_place(config, self.root, f"is not complete: {target} holds something else")
+            how_to_place(config, self.root, f"is not complete: {target} holds something else")
         )
 
     def _from_archives(
         self, config: DatasetConfig, archives: Sequence[Path], target: Path
     ) -> _Brought:
         state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in archives]
-        digest = _digest(state)
-        if not _is_complete(target, digest):
+        digest = digest_of(state)
+        if not is_complete(target, digest):
             self._may_replace(target)
             staging = self._staging(config)
             for archive in archives:
@@ -124,12 +123,12 @@ class _Fetcher:
 
     def _from_url(self, config: DatasetConfig, target: Path) -> _Brought:
         files = config.remote_files()
-        digest = _digest([[f.url, f.sha256, f.to, f.unpack, f.subfolder] for f in files])
-        marker = _read_marker(target)
-        if not _is_complete(target, digest):
+        digest = digest_of([[f.url, f.sha256, f.to, f.unpack, f.subfolder] for f in files])
+        marker = read_marker(target)
+        if not is_complete(target, digest):
             self._may_replace(target)
             folder = self.root / "downloads" / config.raw_name
-            instead = _how_to_place(config, self.root, "cannot be downloaded")
+            instead = how_to_place(config, self.root, "cannot be downloaded")
             brought: list[tuple[RemoteFile, Path, str]] = []
             for file in files:
                 path, checksum = self._download(file, folder, instead)
@@ -166,24 +165,20 @@ class _Fetcher:
             raise ConfigError(f"raw.generator: got {raw['generator']!r}, allowed: streets")
         from ecocseg.data import streets
 
-        code = [
-            sha256_file(path) for path in sorted(Path(streets.__file__).parent.glob("*.py"))
-        ]
+        code = [sha256_file(path) for path in sorted(Path(streets.__file__).parent.glob("*.py"))]
         wanted = {key: raw[key] for key in ("domain", "counts", "height", "width", "seed")}
-        digest = _digest([wanted, code])
-        marker = _read_marker(target)
+        digest = digest_of([wanted, code])
+        marker = read_marker(target)
         if marker.get("digest") != digest:
             self._may_replace(target)
             shutil.rmtree(target, ignore_errors=True)
-            _write_marker(target, {"digest": digest, "complete": False})
-        if not _is_complete(target, digest):
+            write_marker(target, {"digest": digest, "complete": False})
+        if not is_complete(target, digest):
             pixels = sum(raw["counts"].values()) * raw["height"] * raw["width"]
             require_space(target, 3 * pixels)
             with show_progress(f"rendering {config.raw_name}", "images") as progress:
-                streets.write_dataset(
-                    target, **wanted, progress=progress, workers=self.workers
-                )
-            _write_marker(target, {"digest": digest, "complete": True})
+                streets.write_dataset(target, **wanted, progress=progress, workers=self.workers)
+            write_marker(target, {"digest": digest, "complete": True})
         return _Brought(target, "generate", {})
 
     def lists(self, config: DatasetConfig) -> tuple[dict[str, str], dict[str, str]]:
@@ -217,7 +212,7 @@ class _Fetcher:
         self, staging: Path, target: Path, digest: str, sums: Mapping[str, str]
     ) -> dict[str, Any]:
         marker = {"digest": digest, "complete": True, "downloads": dict(sums)}
-        _write_marker(staging, marker)
+        write_marker(staging, marker)
         replace_folder(staging, target)
         return marker
 
@@ -284,37 +279,3 @@ def fetch(params: Mapping[str, Any], datasets: Sequence[DatasetConfig]) -> None:
         )
     if failed:
         raise type(failed[0])("\n\n".join(str(error) for error in failed))
-
-
-def _how_to_place(config: DatasetConfig, root: Path, why: str) -> str:
-    """What to put where, for a data set that cannot be fetched."""
-    place = os.path.abspath(root / "raw" / config.raw_name)
-    register = str(config.raw.get("register") or "").strip()
-    tree = "\n".join(f"    {line}" for line in LAYOUTS[config.layout].TREE.splitlines())
-    return (
-        f"The data set {config.raw_name!r} {why}. "
-        + (f"{register}\n" if register else "\n")
-        + f"Either set `data.sources.{config.raw_name}` in params.yaml to its folder or archive, "
-        f"wherever it lies,\nor put the archives or the unpacked files into {place}\n"
-        f"Expected there:\n{tree}"
-    )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=dict).encode()).hexdigest()
-
-
-def _read_marker(target: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((target / MARKER).read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write_marker(target: Path, marker: Mapping[str, Any]) -> None:
-    atomic_write(target / MARKER, json.dumps(marker, indent=1, sort_keys=True))
-
-
-def _is_complete(target: Path, digest: str) -> bool:
-    marker = _read_marker(target)
-    return marker.get("digest") == digest and bool(marker.get("complete"))

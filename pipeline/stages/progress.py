@@ -1,4 +1,4 @@
-"""Progress of long file work on stderr: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long file work on stderr: a bar on a terminal, else a plain line now and then."""
 
 import sys
 import time

@@ -75,6 +75,8 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         if named["cell"] not in cells:
             raise ConfigError(unknown("cell", "cell", named["cell"], list(cells)))
         entry = cells[named["cell"]]
+        # What is typed for this run must fit it; what params.yaml says of all runs need not.
+        compose_cell(experiment, named["cell"], rest, strict=True)
         rest = [*experiment_overrides(params, name), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}

@@ -10,7 +10,7 @@ from ecocseg.errors import UserError
 from pipeline.cluster.live import live_view
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.resources import Resources
-from pipeline.cluster.session import ClusterConfig, connect
+from pipeline.cluster.session import ClusterConfig, connect, has_gpu
 from pipeline.environment import git_revision, pick_device
 from pipeline.locks import RunLock
 from pipeline.params import Params
@@ -92,9 +92,7 @@ def smoke_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _uses_gpu(params: Params) -> bool:
     if params.cluster.device != "auto":
         return params.cluster.device.startswith("cuda")
-    import ray
-
-    return bool(ray.cluster_resources().get("GPU", 0))
+    return has_gpu()
 
 
 def _grid(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.config import TrackingConfig, network_file_system, refuse_network_disk
 from pipeline.tracking.run import RunTracker
-from pipeline.tracking.ui import ui_command
+from pipeline.tracking.ui import ui_address, ui_command
 
 if TYPE_CHECKING:
     from pipeline.tracking.catch_up import Replayed, replay
@@ -26,6 +26,7 @@ __all__ = [
     "prepare_store",
     "refuse_network_disk",
     "replay",
+    "ui_address",
     "ui_command",
 ]
 _LAZY = {

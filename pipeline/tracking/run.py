@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 _SEND_EVERY_S = 2.0
 _FIRST_RETRY_S = 5.0
-_LAST_RETRY_S = 300.0
-_WAIT_WHEN_FAILING_S = 1.0
+_LAST_RETRY_S = 60.0
+# How long the end of a run waits for the store; what is left then goes with `replay`.
+_WAIT_LOCAL_S, _WAIT_SERVER_S, _WAIT_FAILING_S = 10.0, 2.0, 1.0
 
 
 class RunTracker:
@@ -40,7 +41,8 @@ class RunTracker:
     the next `sync`. Whatever goes wrong is noted in `run_dir/tracking.log`, and everything waits
     in `run_dir` for a later `sync`, a resumed run, or `replay`.
 
-    tags: texts shown beside the run; params: the resolved specification, nested or not.
+    tags: texts shown beside the run; `git` (a commit) and `data.<name>` (the fingerprint of a data
+    set) are shown as source and data sets too. params: the resolved specification, nested or not.
     name: what the run is called on MLflow's page, by default "<cell>, seed <seed>" from the tags.
     """
 
@@ -94,11 +96,11 @@ class RunTracker:
         """Track a finished run's record: `iou/<class>`, means, confusion matrix, record.json."""
         self._try(lambda: spool_record(self.run_dir, self.events, record))
 
-    def finish(self, status: str = "FINISHED", wait_s: float = 10.0) -> bool:
+    def finish(self, status: str = "FINISHED", wait_s: float | None = None) -> bool:
         """Close the run with `status`; True when the store has everything.
 
-        Waits for that at most `wait_s` seconds, and about one when the store has been failing. A
-        second call changes nothing.
+        Waits for that at most `wait_s` seconds; by default 10 for SQLite, 2 for a server, 1 for a
+        store that has been failing. A second call changes nothing and does not wait.
         """
         if self._state is None or self._thread is None:
             self.events.close()
@@ -108,7 +110,10 @@ class RunTracker:
                 self._end(status)
             except Exception as error:
                 log_problem(self.run_dir, f"the end could not be noted: {error}")
-        self._thread.join(min(wait_s, _WAIT_WHEN_FAILING_S) if self._failures else wait_s)
+            if wait_s is None:
+                wait_s = _WAIT_LOCAL_S if self._config.database else _WAIT_SERVER_S
+                wait_s = _WAIT_FAILING_S if self._failures else wait_s
+            self._thread.join(wait_s)
         return self._state.delivered
 
     def __enter__(self) -> "RunTracker":
@@ -163,10 +168,12 @@ class RunTracker:
         self.events.close()
         self._state.status = status.upper() if status.upper() in STATUSES else "FAILED"
         self._state.ended = now_ms()
-        self._state.save(self.run_dir)
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        try:
+            self._state.save(self.run_dir)
+        finally:
+            with self._wake:
+                self._closing = True
+                self._wake.notify()
 
     def _try(self, action: Any) -> None:
         if self._state is None:

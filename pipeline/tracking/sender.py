@@ -1,9 +1,11 @@
 """Sends what waits in a run's folder to MLflow: one run per run id, in order, nothing twice."""
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -26,11 +28,13 @@ from pipeline.tracking.store import (
     send_artifact,
 )
 
-# MLflow's page groups charts by what stands before the slash.
+# MLflow's page groups charts by all that stands before the last slash: one group for each kind.
 _PREFIXES = {"step": "train/", "eval": "eval/", "system": "system/", "final": ""}
 _METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
 _MAX_TAG = 8000
+_MAX_DIGEST = 36
+DATA_TAG = "data."
 
 
 class Sender:
@@ -79,6 +83,7 @@ class Sender:
         if run.info.status != "RUNNING" and state.status is None:
             client.update_run(run.info.run_id, status="RUNNING")
         self._send_params(client, run)
+        self._send_datasets(client, run)
         tags = [RunTag(key, value) for key, value in self._tags().items()]
         client.log_batch(
             run.info.run_id,
@@ -118,7 +123,23 @@ class Sender:
 
     def _tags(self) -> dict[str, str]:
         tags = {safe_name(key): str(value)[:_MAX_TAG] for key, value in self._state.tags.items()}
+        # MLflow's own names for what its page shows as source.
+        tags["mlflow.source.name"] = "ecocseg"
+        tags["mlflow.source.type"] = "LOCAL"
+        if re.fullmatch("[0-9a-f]{40}", tags.get("git", "")):
+            tags["mlflow.source.git.commit"] = tags["git"]
         return {**tags, RUN_ID_TAG: self._state.run_id}
+
+    def _send_datasets(self, client: MlflowClient, run: Run) -> None:
+        """Show the data sets that the tags `data.<name>` name, with their fingerprints."""
+        there = {given.dataset.name for given in run.inputs.dataset_inputs} if run.inputs else set()
+        given = [
+            DatasetInput(Dataset(name, fingerprint[:_MAX_DIGEST], "local", json.dumps({})), [])
+            for key, fingerprint in self._state.tags.items()
+            if (name := key.removeprefix(DATA_TAG)) != key and name not in there
+        ]
+        if given:
+            client.log_inputs(run.info.run_id, given)
 
     def _send_params(self, client: MlflowClient, run: Run) -> None:
         there = run.data.params
@@ -178,6 +199,11 @@ class Sender:
 def _metrics(event: Event) -> list[Metric]:
     prefix = _PREFIXES.get(event.kind, "")
     return [
-        Metric(safe_name(prefix + name), value, event.time, event.step)
+        Metric(
+            safe_name(prefix + name.replace("/", "_") if prefix else name),
+            value,
+            event.time,
+            event.step,
+        )
         for name, value in event.metrics.items()
     ]

@@ -20,7 +20,7 @@ from ecocseg.files import atomic_path
 from pipeline.tracking.config import TrackingConfig, refuse_network_disk
 from pipeline.tracking.spool import safe_name
 
-# What fails is raised too, and noted in the run's tracking.log: no stack traces amid the live table.
+# What fails is raised too and noted in tracking.log: no stack traces amid the live table.
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import suppress
 
 import psutil
 
@@ -33,13 +34,13 @@ class SystemSampler:
             "host_cpu_percent": psutil.cpu_percent(),
             "host_memory_percent": memory.percent,
         }
-        torch = sys.modules.get("torch")
+        cuda = sys.modules.get("torch.cuda")
         # Asking a GPU that the run does not use would itself take memory on it.
-        if torch is not None and torch.cuda.is_initialized():
-            free, total = torch.cuda.mem_get_info()
+        if cuda is not None and cuda.is_initialized():
+            free, total = cuda.mem_get_info()
             values["gpu_memory_mb"] = (total - free) / _MB
             values["gpu_memory_percent"] = 100 * (total - free) / total
-            values["process_gpu_memory_mb"] = torch.cuda.memory_allocated() / _MB
+            values["process_gpu_memory_mb"] = cuda.memory_allocated() / _MB
         return values
 
     def stop(self) -> None:
@@ -49,7 +50,6 @@ class SystemSampler:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval):
-            try:
+            # A reading may fail in any way (torch half imported, a driver gone): then a gap.
+            with suppress(Exception):
                 self._events.append("system", self._events.last_step("system") + 1, self.sample())
-            except (OSError, psutil.Error):
-                return

@@ -6,6 +6,11 @@ from ecocseg.errors import UserError
 from pipeline.tracking.config import TrackingConfig
 
 
+def ui_address(port: int = 5000, host: str = "127.0.0.1") -> str:
+    """What to open in a browser: the page in its view for training, not for language models."""
+    return f"http://{host}:{port}/#/experiments?workflowType=machine_learning"
+
+
 def ui_command(config: TrackingConfig, port: int = 5000, host: str = "127.0.0.1") -> list[str]:
     """The command line that serves MLflow's page for the SQLite store at http://host:port.
 

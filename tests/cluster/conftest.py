@@ -2,17 +2,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 import pipeline  # noqa: F401  (switches usage reporting off before Ray is imported)
 
 HERE = Path(__file__).parent
-# Workers, and drivers started below, import sample_jobs by its bare name.
+# Tests, workers and the drivers started below import the modules beside this file by bare name.
+sys.path.insert(0, str(HERE))
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])
 )
@@ -58,19 +57,3 @@ def drive() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 90.0) -> None:
-    """Poll until `condition` holds; the limit is there only so that a fault ends the test."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
-def all_gone(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)

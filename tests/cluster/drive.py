@@ -11,7 +11,7 @@ from pipeline.cluster.resources import Resources
 from pipeline.cluster.search import SearchResult, search
 from pipeline.cluster.session import ClusterConfig, connect
 
-GRID = [{"run_id": f"run{i}", "steps": 60 if i else 5, "step_s": 0.1} for i in range(4)]
+GRID = [{"run_id": f"run{i}", "steps": 40 if i else 5, "step_s": 0.1} for i in range(3)]
 SPACE = {
     "x": {"type": "uniform", "low": 0.0, "high": 6.0},
     "y": {"type": "choice", "values": ["good", "bad"]},
@@ -49,7 +49,7 @@ def main(mode: str, folder: Path) -> int:
             if mode == "grid":
                 print(grid(folder, GRID))
             else:
-                run_search(folder, step_s=0.4)
+                run_search(folder, step_s=0.15)
     except Interrupted as reason:
         print(reason)
         return 130
@@ -61,9 +61,11 @@ def lose_a_node(folder: Path) -> int:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     doomed = cluster.add_node(num_cpus=1, labels={"kind": "doomed"})
-    rows = [{"run_id": f"run{i}", "steps": 40, "step_s": 0.1} for i in range(2)]
+    rows = [{"run_id": f"run{i}", "steps": 25, "step_s": 0.1} for i in range(2)]
     removed = False
 
     def remove_when_both_run(progress: Any) -> None:

@@ -7,6 +7,7 @@ executed, so that a test can tell a resumed run from a restarted one.
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def count(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         write_status(folder, RunStatus(state="finished", step=step, steps=row["steps"]))
         atomic_write(record, json.dumps(result))
         return result
+
+
+def die(row: dict[str, Any], settings: dict[str, Any]) -> None:
+    folder = Path(settings["results_dir"]) / "runs" / row["run_id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "attempts.txt").open("a") as log:
+        log.write(f"{os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _text(path: Path) -> str:

@@ -30,9 +30,7 @@ def tables(draw):
     classes = draw(st.integers(2, 9))
     length = draw(st.integers((classes - 1).bit_length(), 9))
     rows = draw(
-        st.lists(
-            st.integers(0, 2**length - 1), min_size=classes, max_size=classes, unique=True
-        )
+        st.lists(st.integers(0, 2**length - 1), min_size=classes, max_size=classes, unique=True)
     )
     return [[row >> bit & 1 for bit in range(length)] for row in rows]
 

@@ -111,13 +111,9 @@ def record(
             "versions": {"torch": "2.15.0", "ray": "2.60.0"},
             "host": "node-1",
             "device": "cpu",
+            "device_name": "x86_64",
         },
-        "timing": {
-            "seconds": 41.5,
-            "steps_per_second": 7.2,
-            "peak_memory_mb": 812.0,
-            "attempts": 1,
-        },
+        "timing": {"seconds": 41.5, "steps_per_second": 7.2, "peak_memory_mb": 812, "attempts": 1},
     }
     return made | changes
 
@@ -251,10 +247,10 @@ def add_pictures(results: Results, processed: Path) -> None:
     for row in results.rows:
         for step in (90, 100, 300):
             name = f"step_{step}.png"
-            picture(results.root / "runs" / row["run_id"] / "pictures" / name, 192, 1536)
+            picture(results.root / "runs" / row["run_id"] / "pictures" / name, 48, 384)
     colours = draw.integers(0, 255, (len(CITYSCAPES), 3)).tolist()
     for name in ("streets_game", "streets_camera"):
-        picture(processed / name / "overlay_train.png", 600, 1600)
+        picture(processed / name / "overlay_train.png", 300, 800)
         (processed / name / "dataset.json").write_text(
             json.dumps({"classes": {"names": CITYSCAPES, "colors": colours, "ignore": 255}})
         )

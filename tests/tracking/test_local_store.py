@@ -35,7 +35,7 @@ def test_a_finished_run_shows_all_that_is_known_of_it(tmp_path: Path, local: Tra
     picture = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "panel.png")
     record = make_record()
-    tags = {"cell": "dacs_ecoc", "seed": "0", "git": "0" * 40}
+    tags = {"cell": "dacs_ecoc", "seed": "0", "git": "0" * 40, "data.streets_game": "a" * 64}
     spec = {"method": {"name": "dacs", "lr": 6e-5}, "size": [96, 192], "note": "x" * 9000}
     with RunTracker(local, tmp_path / "run", "abc123", "streets_uda", tags, spec) as tracker:
         tracker.events.append("step", 10, {"loss": 1.5, "loss/source": 1.0, "odd(name)%": 3.0})
@@ -47,6 +47,10 @@ def test_a_finished_run_shows_all_that_is_known_of_it(tmp_path: Path, local: Tra
     assert run.info.run_name == "dacs_ecoc, seed 0"
     assert run.info.status == "FINISHED"
     assert {key: run.data.tags[key] for key in tags} == tags
+    assert run.data.tags["mlflow.source.git.commit"] == "0" * 40
+    assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [
+        ("streets_game", "a" * 36)
+    ]
     assert run.data.params == {
         "method.name": "dacs",
         "method.lr": "6e-05",
@@ -56,9 +60,9 @@ def test_a_finished_run_shows_all_that_is_known_of_it(tmp_path: Path, local: Tra
     # From make_record's student [[8, 2, 0], [1, 9, 0], [0, 0, 0]]; the bus is absent.
     expected = {
         "train/loss": 1.5,
-        "train/loss/source": 1.0,
+        "train/loss_source": 1.0,
         "train/odd_name__": 3.0,
-        "eval/student/miou": 40.0,
+        "eval/student_miou": 40.0,
         "iou/road": 100 * 8 / 11,
         "iou/traffic light": 100 * 9 / 12,
         "final/miou_last_student": 100 * (8 / 11 + 9 / 12) / 2,
@@ -111,7 +115,7 @@ def test_killed_and_resumed_it_is_one_run_with_one_unbroken_curve(
     run = only_run(local, "k1")
     assert (run.info.run_id, run.info.status) == (first.run_id, "FINISHED")
     assert curve(local, "k1", "train/loss") == [(s, 1 / s) for s in range(1, last + 1)]
-    assert [s for s, _ in curve(local, "k1", "eval/student/miou")] == list(range(20, last + 1, 20))
+    assert [s for s, _ in curve(local, "k1", "eval/student_miou")] == list(range(20, last + 1, 20))
     samples = [s for s, _ in curve(local, "k1", "system/process_memory_mb")]
     assert samples == list(range(len(samples)))
     assert len(samples) > 1
@@ -136,6 +140,7 @@ def test_a_finished_run_reopens_keeps_its_params_and_says_so(tmp_path: Path, loc
     tags = {"attempt": "1"}
     with RunTracker(local, tmp_path / "run", "abc", "any", tags, {"lr": 1, "k": 40}) as tracker:
         tracker.events.append("step", 1, {"loss": 1.0})
+        assert tracker.finish(wait_s=60)
     first = only_run(local, "abc").info
     assert first.status == "FINISHED"
     tags = {"attempt": "2"}

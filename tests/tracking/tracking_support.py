@@ -74,6 +74,7 @@ def track_small_run(config: TrackingConfig, run_dir: Path, run_id: str, experime
         for step in range(1, 6):
             tracker.events.append("step", step, {"loss": 1 / step})
         tracker.document("note.json", {"hello": "world"}, "notes")
+        tracker.finish(wait_s=60)
 
 
 def only_run(config: TrackingConfig, run_id: str):

@@ -68,7 +68,7 @@ def write_dataset(
     jobs = _jobs(domain, counts, height, width, seed)
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: got {workers}, allowed 1 or more; leave it out for all cores")
-    settings = {
+    settings: dict[str, object] = {
         "version": VERSION,
         "domain": domain,
         "counts": {split: counts[split] for split in sorted(counts)},

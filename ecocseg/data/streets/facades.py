@@ -1,5 +1,7 @@
 """What lines the street: houses, walls, fences, hedges, and the skyline at its end."""
 
+from itertools import pairwise
+
 from ecocseg.data.streets import labels
 from ecocseg.data.streets.canvas import FACADE, FOLIAGE, GLASS, Canvas
 from ecocseg.data.streets.dice import Colour, Dice, blend, scale
@@ -23,7 +25,8 @@ def draw_backdrop(canvas: Canvas, dice: Dice, style: Style, street: Street) -> N
             if not street.closed:
                 height *= dice.between(0.5, 1.0)
             front = (x, x + width, z)
-            _draw_front(canvas, dice, style, front, height, dice.colour(style.facades))
+            blank = dice.chance(0.3)
+            _draw_front(canvas, dice, style, front, height, dice.colour(style.facades), blank=blank)
         else:
             tone = dice.colour(style.foliage)
             for _ in range(7):
@@ -93,12 +96,13 @@ def _draw_house(
         roof = canvas.mix(dice.colour(style.roofs, 0.15), FACADE, near)
         corners = [(x, height, near), (x, height, far), (ridge, top, far), (ridge, top, near)]
         canvas.plane(corners, roof, labels.BUILDING)
-    if exposed and lot.near > _NEAR:
-        shaded = scale(colour, 0.92)
-        if pitched:
-            gable = [(x, height, near), (ridge, top, near), (end, height, near)]
-            canvas.plane(gable, canvas.mix(shaded, FACADE, near), labels.BUILDING)
-        _draw_front(canvas, dice, style, (min(x, end), max(x, end), near), height, shaded)
+    # The end wall also closes the view to the sky past a lower neighbour.
+    shaded = scale(colour, 0.92)
+    if pitched:
+        gable = [(x, height, near), (ridge, top, near), (end, height, near)]
+        canvas.plane(gable, canvas.mix(shaded, FACADE, near), labels.BUILDING)
+    front = (min(x, end), max(x, end), near)
+    _draw_front(canvas, dice, style, front, height, shaded, blank=not exposed or dice.chance(0.3))
     _draw_street_front(canvas, dice, style, (x, near, far), height, scale(colour, light))
 
 
@@ -114,7 +118,7 @@ def _draw_street_front(
     x, near, far = place
     # Short pieces, so that the facade follows the street's bend and fades with distance.
     edges = [near + (far - near) * i / 3 for i in range(4)]
-    for z0, z1 in zip(edges, edges[1:], strict=False):
+    for z0, z1 in pairwise(edges):
         wall = canvas.mix(colour, FACADE, (z0 + z1) / 2)
         canvas.plane(
             [(x, 0, z0), (x, 0, z1), (x, height, z1), (x, height, z0)], wall, labels.BUILDING
@@ -167,12 +171,14 @@ def _draw_front(
     front: tuple[float, float, float],
     height: float,
     colour: Colour,
+    *,
+    blank: bool,
 ) -> None:
     """A facade that faces the camera, from x0 to x1 at distance z."""
     x0, x1, z = front
     wall = canvas.mix(colour, FACADE, z)
     canvas.plane([(x0, 0, z), (x1, 0, z), (x1, height, z), (x0, height, z)], wall, labels.BUILDING)
-    if dice.chance(0.3):  # a blank fire wall
+    if blank:
         return
     tones = [canvas.mix(dice.colour(style.glass, 0.2), GLASS, z) for _ in range(3)]
     pitch, wide, tall = dice.between(2.4, 3.6), dice.between(1.0, 1.6), dice.between(1.3, 1.9)

@@ -164,7 +164,8 @@ class Population:
             z = self._in_sight(x, 5.0, 20.0)
             along = dice.chance(0.3)
             for i in range(dice.whole(1, 5)):
-                self._two_wheeler(x, z + i * 0.7, motor=False, ridden=False, along=along)
+                u, w = (x + i * 0.6, z) if along else (x, z + i * 0.7)
+                self._two_wheeler(u, w, motor=False, ridden=False, along=along)
 
     def _motorcycle(self) -> None:
         dice, street = self.dice, self.street

@@ -55,7 +55,8 @@ class Style:
     coaches: Palette
     clothes: Palette
     skin: Palette
-    # sensor: relief is how much darker the shaded side is, texture is a factor, noise a standard deviation of 255, haze 1/m
+    # light and sensor: relief is how much darker the shaded side is, texture a factor, noise a
+    # standard deviation (of 255), haze 1/m, cast and vignette shares
     relief: float
     texture: float
     saturation: Span
@@ -90,8 +91,8 @@ GAME = Style(
     clutter=0.1,
     pitched_roofs=0.1,
     sky=(
-        ((70, 140, 230), (50, 120, 215), (100, 165, 240)),
-        ((175, 215, 250), (200, 225, 245), (240, 215, 180)),
+        ((70, 140, 230), (50, 120, 215), (100, 165, 240), (160, 190, 225)),
+        ((175, 215, 250), (200, 225, 245), (240, 215, 180), (225, 230, 238)),
     ),
     road=((92, 94, 100), (80, 82, 90), (104, 104, 108)),
     paving=((176, 170, 160), (164, 164, 166), (190, 180, 162)),
@@ -101,6 +102,7 @@ GAME = Style(
     facades=(
         (206, 178, 140),
         (190, 120, 96),
+        (176, 164, 146),
         (222, 208, 184),
         (150, 160, 176),
         (170, 96, 80),
@@ -121,6 +123,8 @@ GAME = Style(
         (225, 180, 30),
         (40, 140, 90),
         (150, 154, 160),
+        (96, 100, 108),
+        (200, 202, 206),
         (230, 110, 30),
     ),
     coaches=((240, 190, 40), (60, 110, 190), (210, 60, 50), (230, 230, 228), (60, 150, 120)),
@@ -157,20 +161,20 @@ CAMERA = Style(
     hood=True,
     lanes=(1, 2),
     lane_width=(2.8, 3.4),
-    sidewalk=(2.4, 5.0),
+    sidewalk=(2.6, 5.5),
     strip=0.3,
     storeys=(3, 6),
     setback=0.4,
     gap=0.25,
     trees=0.6,
-    parked=0.6,
+    parked=0.55,
     traffic=(10.0, 30.0),
     walkers=(4, 16),
     clutter=0.6,
     pitched_roofs=0.7,
     sky=(
-        ((150, 172, 196), (188, 194, 200), (120, 156, 196), (205, 208, 210)),
-        ((214, 218, 222), (228, 228, 226), (200, 212, 224)),
+        ((150, 176, 204), (196, 202, 210), (116, 158, 206), (214, 218, 222)),
+        ((220, 225, 230), (234, 234, 232), (206, 219, 232)),
     ),
     road=((112, 112, 112), (124, 121, 117), (98, 99, 103)),
     paving=((146, 140, 134), (158, 151, 143), (130, 130, 132)),
@@ -216,16 +220,16 @@ CAMERA = Style(
     skin=((196, 160, 138), (170, 126, 100), (110, 80, 62)),
     relief=0.22,
     texture=1.0,
-    saturation=(0.5, 0.9),
-    cast=0.09,
-    gain=(0.9, 1.3),
+    saturation=(0.6, 1.0),
+    cast=0.08,
+    gain=(0.95, 1.35),
     gamma=(0.85, 1.2),
     contrast=(0.85, 1.1),
     shadow=(0.3, 0.5),
-    blur=(0.3, 0.65),
-    noise=(1.5, 5.0),
+    blur=(0.25, 0.6),
+    noise=(1.5, 4.5),
     haze=(0.001, 0.007),
-    vignette=(0.1, 0.3),
+    vignette=(0.05, 0.25),
 )
 
 STYLES: dict[str, Style] = {"game": GAME, "camera": CAMERA}

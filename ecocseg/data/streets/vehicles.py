@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ecocseg.data.streets import labels
 from ecocseg.data.streets.canvas import CLOTH, GLASS, METAL, Canvas, Point, Point3
 from ecocseg.data.streets.dice import Colour, Dice, scale
 from ecocseg.data.streets.style import Style

@@ -1,0 +1,187 @@
+"""What a training step spends on labels: ours, straightforward PyTorch, one-hot.
+
+    python benchmarks/label_path.py [--size 512] [--batch 2] [--coco] [--skip-direct]
+
+One-hot: softmax, maximum and quality weight of a teacher's N channels, then weighted cross-entropy
+of a student's, forward and backward. Ours and direct: mining, hybrid labels and quality weight of
+K channels, then the three losses, forward and backward. Direct is the method's formulas written
+with broadcasting over [B,N,K,H,W], which is what the released code does. "easy" logits settle 95 %
+of the pixels with their first candidate, as late in training; "hard" ones are random. Times are
+the best of several runs; memory is the peak beyond what the logits take.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ecocseg import Codebook, ECOCLoss, hybrid_labels, mine_reliable_bits, quality_weight
+
+# The quality threshold is low so that random logits, too, weigh more than 0.
+THRESHOLD, QUALITY = 0.95, 0.68
+
+
+def one_hot_path(teacher: Tensor, student: Tensor) -> None:
+    with torch.no_grad():
+        confidence, labels = teacher.softmax(1).max(1)
+        weight = quality_weight(confidence, QUALITY)[:, None, None]
+    (functional.cross_entropy(student, labels, reduction="none") * weight).mean().backward()
+
+
+def our_path(teacher: Tensor, student: Tensor, book: Codebook, loss: ECOCLoss) -> None:
+    mined = mine_reliable_bits(teacher, book, THRESHOLD)
+    targets = hybrid_labels(teacher, mined, book)
+    weight = quality_weight(mined.confidence, QUALITY)[:, None, None].expand_as(mined.confidence)
+    loss(student, targets, weight).total.backward()
+
+
+def direct_labels(teacher: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:
+    words = book.bits.to(teacher.device)
+    p = teacher.sigmoid()
+    q = torch.maximum(p, 1 - p)
+    order = (p[:, None] - words[None, :, :, None, None].float()).abs().sum(2).argsort(1)
+    nearest = words[order[:, 0]].permute(0, 3, 1, 2)
+    same = torch.ones_like(nearest)
+    mask = torch.zeros_like(nearest)
+    growing = torch.ones_like(order[:, :1], dtype=torch.bool)
+    for rank in range(book.num_classes):
+        same = same & (words[order[:, rank]].permute(0, 3, 1, 2) == nearest)
+        size = same.sum(1, keepdim=True)
+        mask = torch.where(growing, same, mask)
+        growing = growing & ((q * same).sum(1, keepdim=True) <= THRESHOLD * size) & (size > 0)
+        if not growing.any():
+            break
+    weight = (q.mean(1) > QUALITY).float().mean((1, 2))
+    return torch.where(mask, nearest, teacher >= 0), weight[:, None, None]
+
+
+def direct_path(teacher: Tensor, student: Tensor, book: Codebook) -> None:
+    with torch.no_grad():
+        bits, weight = direct_labels(teacher, book)
+    words = book.signed.to(teacher.device)[None, :, :, None, None]
+    target = bits * 2.0 - 1
+    bce = functional.binary_cross_entropy_with_logits(student, bits.float(), reduction="none")
+    positive = functional.cosine_similarity(student, target, dim=1)
+    cosines = functional.cosine_similarity(student[:, None], words, dim=2)
+    known = (target[:, None] == words).all(2)
+    rivals = torch.where(known, -torch.inf, cosines / 0.5)
+    both = torch.cat([positive[:, None] / 0.5, rivals], 1)
+    contrast = both.logsumexp(1) - positive / 0.5
+    ((bce.mean(1) + 5 * (1 - positive) + 2 * contrast) * weight).mean().backward()
+
+
+def make_logits(labels: Tensor, signed: Tensor, kind: str) -> Tensor:
+    """[B,K,H,W]: random, or 95 % of the pixels near their codeword."""
+    shape = (labels.shape[0], signed.shape[1], *labels.shape[1:])
+    noise = torch.randn(shape, device=labels.device)
+    if kind == "hard":
+        return noise
+    sure = signed[labels].permute(0, 3, 1, 2) * 6 + noise
+    return torch.where(torch.rand_like(noise[:, :1]) < 0.95, sure, noise).contiguous()
+
+
+def resident(field: str) -> float:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(field))
+
+
+def peak_memory(run: Callable[[], None], device: torch.device) -> float:
+    """MB that `run` takes at its peak beyond what was there before (CPU: Linux only)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        allocated = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # resets the high-water mark
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+def measure(run: Callable[[], None], student: Tensor, runs: int) -> tuple[float, float]:
+    """(seconds, MB): best time of `runs` runs, peak memory of the first of them."""
+    device = student.device
+
+    def once() -> None:
+        student.grad = None
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    if runs > 1:
+        once()
+        student.grad = None
+    memory, best = 0.0, float("inf")
+    for index in range(runs):
+        start = time.perf_counter()
+        if index == 0:
+            memory = peak_memory(once, device)
+        else:
+            once()
+        best = min(best, time.perf_counter() - start)
+    return best, memory
+
+
+def compare(classes: int, length: int, kind: str, options: argparse.Namespace) -> None:
+    """Print the rows of one case."""
+    device = torch.device(options.device)
+    book = Codebook.build("mmd", num_classes=classes, length=length, draws=2000)
+    labels = torch.randint(0, classes, (options.batch, options.size, options.size), device=device)
+    name = f"{kind}, N={classes}, K={length}"
+    results = {}
+
+    eye = torch.eye(classes, device=device)
+    teacher = make_logits(labels, eye, kind)
+    student = make_logits(labels, eye, "hard").requires_grad_()
+    results["one-hot"] = measure(lambda: one_hot_path(teacher, student), student, options.runs)
+
+    signed = book.signed.to(device)
+    teacher = make_logits(labels, signed, kind)
+    student = make_logits(labels, signed, "hard").requires_grad_()
+    loss = ECOCLoss(book)
+    results["ours"] = measure(lambda: our_path(teacher, student, book, loss), student, options.runs)
+    if not options.skip_direct:
+        # About five such tensors live at once when the gradient is taken.
+        needed = 5 * 4 * classes * student.numel() / 2**30
+        if needed < options.most_gb:
+            results["direct"] = measure(lambda: direct_path(teacher, student, book), student, 1)
+        else:
+            print(f"| {name} | direct | not run: needs about {needed:.0f} GB | | | |")
+    base_time, base_memory = results["one-hot"]
+    for path, (seconds, memory) in results.items():
+        print(
+            f"| {name} | {path} | {seconds:.3f} | {seconds / base_time:.1f} "
+            f"| {memory:,.0f} | {memory / base_memory:.1f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5, help="runs of which the best counts")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--coco", action="store_true", help="also N=81, K=60")
+    parser.add_argument("--skip-direct", action="store_true")
+    parser.add_argument("--most-gb", type=float, default=12, help="memory that direct may take")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(
+        f"B={options.batch}, {options.size}x{options.size}, {options.device}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n"
+    )
+    print("| case | path | seconds | x one-hot | peak extra MB | x one-hot |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for classes, length in [(19, 40), (81, 60)] if options.coco else [(19, 40)]:
+        for kind in ("easy", "hard"):
+            compare(classes, length, kind, options)
+
+
+if __name__ == "__main__":
+    main()

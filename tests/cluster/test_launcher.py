@@ -1,0 +1,50 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster_helpers import wait_for
+
+WATCHER = """
+import signal, sys, threading, time
+from pathlib import Path
+from pipeline.cluster.launcher import watch_launcher
+out = Path(sys.argv[1])
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+watch_launcher(threading.Event())
+try:
+    (out / "started").write_text("")
+    time.sleep(float(sys.argv[2]))
+    (out / "undisturbed").write_text("")
+except KeyboardInterrupt:
+    (out / "interrupted").write_text("")
+"""
+LAUNCHER = """
+import subprocess, sys
+subprocess.run([sys.executable, "watcher.py", *sys.argv[1:]])
+"""
+
+
+def start_and_kill_dvc(folder: Path, seconds: float, environment: dict[str, str]) -> None:
+    (folder / "watcher.py").write_text(WATCHER)
+    (folder / "dvc").write_text(LAUNCHER)
+    dvc = subprocess.Popen(
+        [sys.executable, "dvc", str(folder), str(seconds)], cwd=folder, env=environment
+    )
+    wait_for((folder / "started").exists)
+    dvc.kill()
+    dvc.wait()
+
+
+def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
+    start_and_kill_dvc(tmp_path, 60, os.environ | {"DVC_STAGE": "train"})
+    wait_for((tmp_path / "interrupted").exists, 30)
+
+
+def test_a_command_of_its_own_outlives_who_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    start_and_kill_dvc(tmp_path, 2.5, dict(os.environ))
+    wait_for((tmp_path / "undisturbed").exists, 30)

@@ -1,0 +1,148 @@
+"""Fixtures that several folders of tests share: tiny prepared data, a tiny network, tiny runs."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+CLASS_WEIGHTS_SEED = 3
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="accept the present numbers and tables as the golden ones; review the diff",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--update-golden"):
+        os.environ["ECOCSEG_UPDATE_GOLDEN"] = "1"
+
+
+@pytest.fixture(scope="session")
+def single_thread():
+    """Tiny networks are slower on several threads, and the machines are shared."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def streets_data(tmp_path_factory, single_thread) -> Path:
+    """A data root holding processed/streets_game (8 train) and streets_camera (8 train, 4 val).
+
+    48x96 pixels, 19 classes.
+    """
+    from ecocseg.data.config import DatasetConfig
+    from ecocseg.data.manifest import processed_dir
+    from ecocseg.data.prepare import prepare
+    from ecocseg.data.streets import write_dataset
+
+    root = tmp_path_factory.mktemp("data")
+    sets = (
+        ("game", "gta", "gta19", {"train": 8}, {"train": {}}),
+        ("camera", "cityscapes", "cityscapes19", {"train": 8, "val": 4}, None),
+    )
+    for seed, (domain, layout, classes, counts, splits) in enumerate(sets):
+        name = f"streets_{domain}"
+        size = {"height": 48, "width": 96, "seed": seed}
+        write_dataset(root / "raw" / name, domain, counts, **size, workers=1)
+        config = DatasetConfig.from_mapping(
+            {
+                "name": name,
+                "layout": layout,
+                "classes": classes,
+                "splits": splits or {"train": {}, "val": {"evaluate": True}},
+                "raw": {
+                    "kind": "generate",
+                    "generator": "streets",
+                    "domain": domain,
+                    "counts": counts,
+                    **size,
+                },
+            }
+        )
+        prepare(config, root / "raw" / name, processed_dir(root, name), workers=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def manifests(streets_data):
+    from ecocseg.data.manifest import load_manifest, processed_dir
+
+    names = ("streets_game", "streets_camera")
+    return {name: load_manifest(processed_dir(streets_data, name)) for name in names}
+
+
+@pytest.fixture(scope="session")
+def tiny_model_config(single_thread):
+    """A network of 0.8 million parameters, with batch normalisation and dropout."""
+    from ecocseg.models.segmenter import ModelConfig
+
+    return ModelConfig(encoder="tu-test_resnet", decoder="fpn", decoder_channels=32)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
+    """Make what a run consists of: tiny_run(method, encoding, **fields of FitConfig).
+
+    Crops of 32x64 of `streets_data`, batches of 2. Gives .trainer, .streams, .evaluate,
+    .encoding and .events(), which starts the run. `quality` overrides the encoding's threshold.
+    """
+    from ecocseg.data.benchmark import BenchmarkConfig, SourceConfig, build_streams, source_rows
+    from ecocseg.data.transforms import TransformConfig
+    from ecocseg.encodings import build_encoding
+    from ecocseg.engine.evaluate import evaluate
+    from ecocseg.engine.fit import FitConfig, Trainer
+    from ecocseg.engine.optim import OptimConfig
+    from ecocseg.engine.seed import seeded
+    from ecocseg.methods import build_method
+    from ecocseg.models.segmenter import build_model
+
+    import torch
+
+    cpu = torch.device("cpu")
+    benchmark = BenchmarkConfig(
+        name="tiny",
+        labelled=SourceConfig(dataset="streets_game"),
+        unlabelled=SourceConfig(dataset="streets_camera"),
+        evaluated=SourceConfig(dataset="streets_camera", split="val"),
+        labelled_transform=TransformConfig(crop=(32, 64), max_class_share=0.75),
+        # Some crops are padded: 0.5 x 48 < 32.
+        unlabelled_transform=TransformConfig(crop=(32, 64), scale=(0.5, 1.5)),
+    )
+    rows = source_rows(benchmark.evaluated, manifests)
+
+    def make(
+        method: str, encoding: str, *, quality: float | None = None, seed: int = 0, **fields
+    ) -> SimpleNamespace:
+        options = {} if quality is None else {"quality_threshold": quality}
+        encoder = build_encoding(encoding, options, manifests["streets_camera"].names)
+        with seeded(CLASS_WEIGHTS_SEED):
+            model = build_model(tiny_model_config, encoder.channels)
+        fields = {"steps": 4, "log_every": 1, "evaluate_every": 100, "checkpoint_every": 100} | fields
+        fields.setdefault("optim", OptimConfig(lr=1e-3, head_lr_factor=2.0))
+        built = build_method(method, {})
+        trainer = Trainer(
+            FitConfig(**fields), model=model, encoding=encoder, method=built, device=cpu, seed=seed
+        )
+        streams = build_streams(benchmark, manifests, built.streams, 2, 2)
+
+        def score(network):
+            return evaluate(network, encoder, rows, benchmark.evaluation, cpu)
+
+        return SimpleNamespace(
+            trainer=trainer,
+            streams=streams,
+            evaluate=score,
+            encoding=encoder,
+            rows=rows,
+            benchmark=benchmark,
+            events=lambda: trainer.fit(streams, score),
+        )
+
+    return make

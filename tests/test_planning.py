@@ -1,0 +1,155 @@
+"""Every configuration that users can name composes and validates; a typo ends at the plan."""
+
+from dataclasses import replace
+
+import pytest
+
+from ecocseg.data.config import DatasetConfig
+from ecocseg.errors import ConfigError, DataError
+from ecocseg.methods import METHODS
+from pipeline.compose import compose_config, load_yaml, names
+from pipeline.params import Params, load_params
+from pipeline.planning import (
+    compose_cell,
+    datasets_of,
+    load_experiment,
+    plan,
+    read_plan,
+    search_cell,
+    write_plan,
+)
+from pipeline.spec import RunSpec, clean_config, validate
+
+CELLS = [(name, cell) for name in names("experiment") for cell in load_experiment(name)["cells"]]
+
+
+def params(**changes):
+    return replace(load_params(), **changes)
+
+
+@pytest.mark.parametrize(("experiment", "cell"), CELLS)
+def test_every_cell_of_every_experiment_composes(experiment, cell):
+    _, components = compose_cell(load_experiment(experiment), cell, [])
+    for dataset in components.benchmark.datasets:
+        DatasetConfig.from_mapping(load_yaml("dataset", dataset))
+
+
+@pytest.mark.parametrize("name", names("dataset"))
+def test_every_data_set_is_declared_under_its_own_name(name):
+    assert DatasetConfig.from_mapping(load_yaml("dataset", name)).name == name
+
+
+def test_every_method_has_a_file_and_every_file_a_method():
+    assert names("method") == sorted(METHODS)
+
+
+@pytest.mark.parametrize("group", ["method", "encoding", "model", "schedule"])
+def test_every_file_of_a_group_validates(group):
+    for name in names(group):
+        validate(clean_config(compose_config([f"{group}={name}"])))
+
+
+def test_the_committed_parameters_are_valid():
+    load_params()
+    search_cell(load_params())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method=dacz", "unknown method 'dacz'; did you mean 'dacs'?"),
+        ("encoding.qualty=image", "unknown field 'qualty'; did you mean 'quality'?"),
+        ("encoding.threshold=1.5", r"threshold: got 1\.5"),
+        ("schedule.optim.lr=-1", "lr: got -1"),
+        ("schedule.steps=none", r"schedule\.steps: got 'none', expected a whole number"),
+        ("model.decoder=unett", "unknown value 'unett'; did you mean 'unet'?"),
+        ("benchmark.evaluation.mode=slide", "window: got None"),
+    ],
+)
+def test_a_typo_or_a_value_out_of_range_ends_at_the_plan(override, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(params(experiments=["streets_uda"], overrides=[override]), need_data=False)
+
+
+def test_an_override_reaches_the_cells_that_have_its_field():
+    rows = plan(
+        params(experiments=["streets_uda"], overrides=["encoding.threshold=0.9"]), need_data=False
+    )
+    found = {row["cell"]: row["spec"]["encoding"].get("threshold") for row in rows}
+    assert found == {"source-only": None, "dacs_one-hot": None, "dacs_ecoc": 0.9, "oracle": None}
+    with pytest.raises(ConfigError, match="unknown field 'threshold'"):
+        compose_cell(
+            load_experiment("streets_uda"), "oracle", ["encoding.threshold=0.9"], strict=True
+        )
+
+
+def test_an_unknown_experiment_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'streets_uda'"):
+        plan(params(experiments=["street_uda"]), need_data=False)
+
+
+def test_data_that_is_not_prepared_is_named_with_the_remedy(tmp_path):
+    missing = params(data=replace(load_params().data, root=str(tmp_path)))
+    with pytest.raises(DataError, match=r"not prepared; run `dvc repro preprocess`"):
+        plan(missing)
+
+
+def ids(**changes):
+    return {
+        (row["experiment"], row["cell"], row["seed"]): row["run_id"]
+        for row in plan(params(**changes), need_data=False)
+    }
+
+
+def test_changing_one_experiment_changes_its_runs_only():
+    before = ids()
+    changed = ids(experiment_overrides={"streets_ssl": ["encoding.quality_threshold=0.9"]})
+    for key, run_id in before.items():
+        assert (changed[key] == run_id) == (key[0] != "streets_ssl")
+
+
+def test_what_does_not_change_the_result_does_not_change_the_run():
+    assert ids() == ids(overrides=["schedule.loader_workers=2"])
+    assert ids() != ids(overrides=["schedule.steps=401"])
+
+
+def test_run_ids_are_distinct_and_stable_through_the_plan_file(tmp_path):
+    rows = plan(params(seeds=[0, 1, 7]), need_data=False)
+    assert len({row["run_id"] for row in rows}) == len(rows)
+    write_plan(rows, tmp_path / "plan.jsonl")
+    again = read_plan(tmp_path / "plan.jsonl")
+    assert [RunSpec.from_dict(row["spec"]).run_id for row in again] == [r["run_id"] for r in rows]
+
+
+def test_the_content_of_the_data_is_part_of_a_run():
+    config, _ = compose_cell(load_experiment("streets_uda"), "oracle", [])
+    specs = [
+        RunSpec(experiment="e", cell="c", seed=0, config=config, data={"streets_camera": h})
+        for h in ("a", "b")
+    ]
+    assert specs[0].run_id != specs[1].run_id
+
+
+def test_the_data_sets_of_experiments_and_search_are_found():
+    found = [d.name for d in datasets_of(params(experiments=["streets_ssl"]))]
+    assert found == ["streets_camera", "streets_game"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"experiments": []}, "experiments: got"),
+        ({"experiments": ["a"], "seeds": [0, 0]}, "each seed once"),
+        ({"experiments": ["a"], "seeds": [-1]}, "seeds: got -1"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Params(**fields)
+
+
+def test_an_unknown_parameter_is_named(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("experiments: [streets_uda]\nseed: [0]\n")
+    with pytest.raises(ConfigError, match=r"params.yaml.seed: .*did you mean 'seeds'"):
+        load_params(path=path)
