@@ -11,6 +11,7 @@ the best of several runs; memory is the peak beyond what the logits take.
 """
 
 import argparse
+import ctypes
 import platform
 import time
 from collections.abc import Callable
@@ -96,6 +97,8 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> float:
         allocated = torch.cuda.memory_allocated(device)
         run()
         return (torch.cuda.max_memory_allocated(device) - allocated) / 2**20
+    # Give back what earlier runs freed, which would hide what this one takes.
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # resets the high-water mark
     before = resident("VmRSS")
@@ -156,7 +159,7 @@ def compare(classes: int, length: int, kind: str, options: argparse.Namespace) -
     for path, (seconds, memory) in results.items():
         print(
             f"| {name} | {path} | {seconds:.3f} | {seconds / base_time:.1f} "
-            f"| {memory:,.0f} | {memory / base_memory:.1f} |",
+            f"| {memory:,.0f} | {memory / max(base_memory, 1):.1f} |",
             flush=True,
         )
 

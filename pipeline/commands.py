@@ -66,7 +66,7 @@ def tables(options: argparse.Namespace) -> None:
 
     read_plan()
     if options.show:
-        from pipeline.report.tables import show
+        from pipeline.stages.aggregate import show
 
         print(show(PLAN_FILE, RESULTS / "records"))
         return
@@ -88,12 +88,13 @@ def predict(options: argparse.Namespace) -> None:
 def ui(options: argparse.Namespace) -> int:
     """Serve MLflow's page until Ctrl-C."""
     from pipeline.stages.train import tracking_config
-    from pipeline.tracking import prepare_store, ui_command
+    from pipeline.tracking import prepare_store, ui_address, ui_command
 
     config = tracking_config(_params(options))
     command = ui_command(config, port=options.port, host=options.host)
     prepare_store(config, [])
-    print(f"MLflow: http://{options.host}:{options.port} (Ctrl-C ends it)", file=sys.stderr)
+    address = ui_address(options.port, options.host)
+    print(f"MLflow starts at {address} (Ctrl-C ends it)", file=sys.stderr)
     return subprocess.call(command, env=os.environ)
 
 

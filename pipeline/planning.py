@@ -16,7 +16,7 @@ from pipeline.spec import Components, RunSpec, clean_config, relative_cost, vali
 
 PLAN_FILE = Path("results/plan.jsonl")
 _LAYOUTS = ("per_class", "grid")
-_CELL_FIELDS = ("label", "overrides", "column", "paper")
+_CELL_FIELDS = ("label", "overrides", "column", "paper", "ranked")
 _EXPERIMENT_FIELDS = ("name", "title", "description", "layout", "means", "selection", "cells")
 
 
@@ -169,6 +169,8 @@ def report_of(
             "label": entry["label"],
             "method": entry["label"],
             "encoding": encoding,
+            # An oracle is a bound, no competitor: it takes no bold.
+            "ranked": entry.get("ranked", True),
         },
         "column": entry.get("column"),
         "paper": entry.get("paper"),

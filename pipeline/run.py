@@ -104,11 +104,13 @@ class Prepared:
     def protocol(self) -> dict[str, Any]:
         """What a score must share with another one to be compared with it."""
         evaluated = self.components.benchmark.evaluated
+        evaluation = self.spec.config["benchmark"]["evaluation"]
         return {
             "dataset": evaluated.dataset,
             "split": evaluated.split,
             "images": len(self.rows),
-            **self.spec.config["benchmark"]["evaluation"],
+            # How many images at a time is a matter of speed.
+            **{k: v for k, v in evaluation.items() if k != "batch_size"},
             "image_size": list(self.manifest.size or ()) or "original",
             "label_size": "original",
             "fingerprint": self.manifest.fingerprint,
@@ -244,6 +246,8 @@ class _Execution:
         tracker.sync()
 
     def _on_checkpoint(self, event: CheckpointEvent, tracker: RunTracker) -> None:
+        # Points before checkpoint: what a checkpoint says is done must be in the curves.
+        tracker.events.flush()
         checkpoint.save(self.run_dir / LAST, {"trainer": event.state, "results": self.results})
         tracker.sync()
 

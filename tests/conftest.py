@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-CLASS_WEIGHTS_SEED = 3
+WEIGHTS_SEED = 3
 
 
 def pytest_addoption(parser):
@@ -122,7 +122,7 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
     ) -> SimpleNamespace:
         options = {} if quality is None else {"quality_threshold": quality}
         encoder = build_encoding(encoding, options, manifests["streets_camera"].names)
-        with seeded(CLASS_WEIGHTS_SEED):
+        with seeded(WEIGHTS_SEED):
             model = build_model(tiny_model_config, encoder.channels)
         fields = {"steps": 4, "log_every": 1, "evaluate_every": 100, "checkpoint_every": 100} | fields
         fields.setdefault("optim", OptimConfig(lr=1e-3, head_lr_factor=2.0))

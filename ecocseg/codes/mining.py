@@ -104,7 +104,7 @@ def check_mining(threshold: float, max_candidates: int | None) -> None:
 def _agreement_tables(signed: Tensor) -> _Tables:
     agree = (signed[:, None] == signed[None]).flatten(0, 1)
     padded = torch.nn.functional.pad(agree.to(torch.uint8), (0, -agree.shape[1] % 8))
-    return _Tables(agree.to(signed.dtype), padded.view(torch.int64))
+    return _Tables(agree.to(signed.dtype), padded.contiguous().view(torch.int64))
 
 
 def _grow(

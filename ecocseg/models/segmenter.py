@@ -99,7 +99,7 @@ def build_model(config: ModelConfig, channels: int) -> Segmenter:
 
     options: dict[str, Any] = {}
     if config.decoder_channels is not None:
-        options[_width_name(config.decoder)] = config.decoder_channels
+        options |= dict.fromkeys(_width_names(config.decoder), config.decoder_channels)
     if config.output_stride is not None:
         options["encoder_output_stride"] = config.output_stride
     try:
@@ -140,16 +140,18 @@ def parameter_groups(model: Segmenter) -> tuple[list[nn.Parameter], list[nn.Para
     return encoder, [p for p in model.parameters() if id(p) not in inside]
 
 
-def _width_name(decoder: str) -> str:
-    names = {"fpn": "decoder_segmentation_channels", "pspnet": "psp_out_channels"}
+def _width_names(decoder: str) -> tuple[str, ...]:
+    """What the library calls the width of a decoder that has a single one."""
     if decoder in ("unet", "linknet"):
         raise ConfigError(
             f"model.decoder_channels: not for the decoder {decoder!r}, which has one width for "
             "each level; leave it null"
         )
-    if decoder == "segformer":
-        return "decoder_segmentation_channels"
-    return names.get(decoder, "decoder_channels")
+    return {
+        "fpn": ("decoder_pyramid_channels", "decoder_segmentation_channels"),
+        "pspnet": ("psp_out_channels",),
+        "segformer": ("decoder_segmentation_channels",),
+    }.get(decoder, ("decoder_channels",))
 
 
 def _library_weights(config: ModelConfig) -> str | bool | None:

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -23,6 +24,7 @@ from pipeline.cluster.launcher import watch_launcher
 
 _MEGABYTE = 1 << 20
 _LONGEST_TEMP = 40  # a socket's path may have 107 characters, and Ray appends about 65
+_CONNECT_S = 10.0
 _DAY_S = 86_400
 
 
@@ -104,12 +106,20 @@ def _start_local(config: ClusterConfig) -> Path:
 
 def _join(address: str) -> None:
     try:
+        if address != "auto":
+            _require_listener(address)
         _initialise(address=address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"cluster.address: no usable Ray cluster at {address!r} ({error}); start one with "
             "`ray start --head`, give its host:port, or set cluster.address to local"
         ) from error
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself tries for minutes, without a word, where nothing listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
 def _initialise(**arguments: Any) -> Any:

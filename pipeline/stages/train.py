@@ -35,14 +35,13 @@ def run(params: Params) -> None:
     if todo:
         settings = run_settings(params)
         # One driver at a time: two would start the same runs.
-        with RunLock(RESULTS / "grid.lock", wait_s=10):
-            _prepare_tracking(tracking, sorted({row["experiment"] for row in rows}))
+        with RunLock(RESULTS / "grid.lock", wait_s=40):
+            _prepare_tracking(tracking, rows)
             with connect(ClusterConfig(address=params.cluster.address)):
                 _grid(smoke_rows(todo), "execute_smoke", settings, params, "smoke runs")
                 _grid(todo, "execute_run", settings, params, "runs")
     if tracking.enabled:
-        sent = replay(tracking, RESULTS / "runs")
-        print(f"tracking: {sent}", file=sys.stderr)
+        _catch_up(tracking)
 
 
 def tracking_config(params: Params) -> TrackingConfig:
@@ -122,17 +121,23 @@ def _grid(
         )
 
 
-def _prepare_tracking(config: TrackingConfig, experiments: list[str]) -> None:
+def _prepare_tracking(config: TrackingConfig, rows: Sequence[Mapping[str, Any]]) -> None:
     if not config.enabled:
         return
-    try:
-        prepare_store(config, experiments)
-    except UserError:
-        raise
-    except Exception as error:
+    problem = prepare_store(
+        config, {row["experiment"]: row["report"]["description"] for row in rows}
+    )
+    if problem is not None:
         # Tracking may fail, training goes on; the runs spool what they have to say.
+        print(f"tracking: {problem}; the runs go on and are sent later", file=sys.stderr)
+
+
+def _catch_up(config: TrackingConfig) -> None:
+    """Send what runs could not send, and close those that were killed after their record."""
+    sent = replay(config, RESULTS / "runs", RESULTS / "records")
+    if sent.waiting:
         print(
-            f"tracking: {config.store_uri} is out of reach ({error}); the runs go on and are sent "
-            "when it is back",
+            f"tracking: {sent.waiting} runs still wait to be sent ({sent.problem}); the next "
+            "`ecocseg grid` tries again",
             file=sys.stderr,
         )

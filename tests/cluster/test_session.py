@@ -8,11 +8,12 @@ from ecocseg.errors import ConfigError
 from pipeline.cluster.session import ClusterConfig
 
 CHECK = """
+import sys
 import pipeline
 from ecocseg.errors import UserError
 from pipeline.cluster.session import ClusterConfig, connect
 try:
-    with connect(ClusterConfig(address="127.0.0.1:1")):
+    with connect(ClusterConfig(address=sys.argv[1])):
         pass
 except UserError as error:
     print(error)
@@ -27,9 +28,10 @@ def test_bad_values_are_refused_by_name(field: str, value: Any) -> None:
         ClusterConfig(**{field: value})
 
 
-def test_no_cluster_to_join_is_told_in_words() -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:head"])
+def test_no_cluster_to_join_is_told_in_words(address: str) -> None:
     answer = subprocess.run(
-        [sys.executable, "-c", CHECK], capture_output=True, text=True, check=True
+        [sys.executable, "-c", CHECK, address], capture_output=True, text=True, check=True
     )
-    assert "cluster.address: no usable Ray cluster at '127.0.0.1:1'" in answer.stdout
+    assert f"cluster.address: no usable Ray cluster at '{address}'" in answer.stdout
     assert "ray start --head" in answer.stdout

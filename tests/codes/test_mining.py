@@ -94,6 +94,16 @@ def test_ties_go_to_the_lower_class(book, threshold, seed):
     assert torch.equal(decode(logits, book), mined.labels)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_mean_equal_to_the_threshold_does_not_exceed_it(dtype):
+    # Nine sure bits and one undecided one: the mean of max(p, 1 - p) is 0.95, as T.
+    book = Codebook([[0] * 10, [1] * 10])
+    logits = torch.full((1, 10, 1, 1), -1e4, dtype=dtype)
+    logits[0, 0] = 0
+    assert not mine_reliable_bits(logits, book, threshold=0.95).mask.any()
+    assert mine_reliable_bits(logits, book, threshold=0.9499).mask.all()
+
+
 def test_mining_on_a_large_image_equals_mining_in_parts():
     book = Codebook(mmd_bits(19, 40, 0, 50))
     logits = torch.randn(2, 40, 70, 130) * torch.rand(2, 1, 70, 130) * 12

@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+
+from ecocseg.data.augment import colour_jitter, domain_view, gaussian_blur, strong_view
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(3, 3, 12, 20, generator=generator(7))
+
+
+@pytest.mark.parametrize(
+    "view", [strong_view, lambda images, random: domain_view(images, 0.2, 0.2, random)]
+)
+def test_views_stay_images_and_depend_on_the_generator_alone(view, images):
+    before = images.clone()
+    outputs = []
+    for seed in range(8):
+        torch.manual_seed(seed + 100)
+        output = view(images, generator(seed))
+        torch.manual_seed(seed)
+        assert torch.equal(output, view(images, generator(seed)))
+        assert output.shape == images.shape
+        assert -1e-5 <= output.min() <= output.max() <= 1 + 1e-5
+        outputs.append(output)
+    assert torch.equal(images, before)
+    assert len({float(o.sum()) for o in outputs}) > 4
+
+
+def test_jitter_without_strength_changes_nothing(images):
+    got = colour_jitter(images[0], (0, 0, 0, 0), generator())
+    torch.testing.assert_close(got, images[0], atol=1e-5, rtol=0)
+
+
+def test_jitter_brightness_is_a_factor_within_the_strength(images):
+    grey = torch.full((3, 4, 4), 0.4)
+    factors = [
+        float(colour_jitter(grey, (0.5, 0, 0, 0), generator(s)).mean()) / 0.4 for s in range(200)
+    ]
+    assert all(0.5 - 1e-4 <= f <= 1.5 + 1e-4 for f in factors)
+    assert min(factors) < 0.6
+    assert max(factors) > 1.4
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_blur_against_the_sum_it_is(sigma):
+    image = torch.zeros(3, 25, 31)
+    image[:, 12, 15] = 1.0
+    reach = math.ceil(3 * sigma)
+    weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(-reach, reach + 1)]
+    total = sum(weights)
+    expected = torch.zeros(25, 31)
+    for i, down in enumerate(weights):
+        for j, across in enumerate(weights):
+            expected[12 - reach + i, 15 - reach + j] = down * across / total**2
+    got = gaussian_blur(image, sigma)
+    torch.testing.assert_close(got, expected.expand(3, -1, -1), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 30), (3, 3), (5, 4)])
+def test_blur_of_images_smaller_than_its_kernel(size):
+    image = torch.full((3, *size), 0.3)
+    torch.testing.assert_close(gaussian_blur(image, 2.0), image)
+
+
+def test_strong_view_probabilities():
+    """Each of 250 images is jittered (0.8), grey (0.2), blurred (0.5); all seen on their own."""
+    colour = torch.zeros(250, 3, 6, 6)
+    colour[:, 0, :, :3], colour[:, 1, :, 3:] = 0.6, 0.3
+    views = strong_view(colour, generator(3))
+    grey = (views[:, 0] - views[:, 1]).abs().amax((1, 2)) < 1e-6
+    # Before the blur each row is a step: two values, each on three columns.
+    blurred = (views[:, :, :, 1] - views[:, :, :, 2]).abs().amax((1, 2)) > 1e-6
+    untouched = (views - colour).abs().amax((1, 2, 3)) < 1e-7
+    assert 0.12 < grey.float().mean() < 0.30
+    # Blur with sigma below about 0.2 pixels leaves no trace in this test.
+    assert 0.36 < blurred.float().mean() < 0.58
+    assert 0.03 < untouched.float().mean() < 0.17
+
+
+def test_domain_view_decides_once_for_the_batch():
+    jittered = blurred = 0
+    flat = torch.stack([torch.full((3, 8, 8), v) for v in (0.3, 0.5)])
+    steps = torch.zeros(2, 3, 8, 8)
+    steps[..., 4:] = 0.5
+    for seed in range(150):
+        changed = (domain_view(flat, 0.2, 0.2, generator(seed)) - flat).abs().amax((1, 2, 3)) > 1e-5
+        assert changed[0] == changed[1]
+        jittered += bool(changed[0])
+        smooth = domain_view(steps, 0.0, 1.0, generator(seed))
+        soft = (smooth[:, 0, :, 3] - smooth[:, 0, :, 0]).abs().amax(1) > 1e-6
+        blurred += bool(soft.any())
+    # Jitter when the number drawn exceeds 0.2, blur when it exceeds 0.5.
+    assert 0.72 < jittered / 150 < 0.88
+    assert 0.36 < blurred / 150 < 0.64

@@ -1,0 +1,142 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from ecocseg.config import from_mapping
+from ecocseg.encodings import build_encoding
+from ecocseg.engine.evaluate import EvaluationConfig, _starts, evaluate, predict_slide
+from ecocseg.engine.seed import seeded
+from ecocseg.errors import ConfigError
+from ecocseg.metrics import confusion_matrix
+
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """Sees its window's borders: zero padding reaches three pixels in."""
+
+    def __init__(self, channels):
+        super().__init__()
+        with seeded(channels):
+            self.layer = nn.Conv2d(3, channels, 7, padding=3)
+        self.calls = []
+
+    def forward(self, images):
+        self.calls.append(tuple(images.shape))
+        return self.layer(images)
+
+
+@pytest.fixture(scope="module", params=["one-hot", "ecoc"])
+def encoding(request, manifests):
+    return build_encoding(request.param, {}, manifests["streets_camera"].names)
+
+
+@pytest.fixture
+def rows(manifests):
+    return manifests["streets_camera"].rows("val")
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+def test_windows_cover_the_length_and_stay_inside(length, window, stride):
+    window = min(window, length)
+    stride = min(stride, window)
+    starts = _starts(length, window, stride)
+    assert {i for s in starts for i in range(s, s + window)} == set(range(length))
+    # mmsegmentation's grid, its last window moved back inside.
+    count = max(length - window + stride - 1, 0) // stride + 1
+    assert starts == [min(i * stride, length - window) for i in range(count)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_slide_against_a_naive_implementation(encoding, batch):
+    image = torch.rand(1, 3, 21, 34, generator=torch.Generator().manual_seed(0))
+    model = Net(encoding.channels)
+    config = EvaluationConfig(mode="slide", window=(10, 16), stride=(7, 10), batch_size=batch)
+    with torch.no_grad():
+        got = predict_slide(model, encoding, image, (21, 34), config)
+        total, visits = torch.zeros(encoding.num_classes, 21, 34), torch.zeros(21, 34)
+        for top in (0, 7, 11):
+            for left in (0, 10, 18):
+                window = image[..., top : top + 10, left : left + 16]
+                total[:, top : top + 10, left : left + 16] += encoding.class_scores(model(window))[0]
+                visits[top : top + 10, left : left + 16] += 1
+        scores, order = (total / visits).topk(2, dim=0)
+    clear = scores[0] - scores[1] > 1e-5
+    assert clear.float().mean() > 0.95
+    assert torch.equal(got[0][clear], order[0][clear])
+
+
+def test_slide_with_one_window_is_whole(encoding, rows):
+    model = Net(encoding.channels)
+    whole = evaluate(model, encoding, rows, EvaluationConfig(), CPU)
+    for window in ((48, 96), (500, 500)):
+        slide = EvaluationConfig(mode="slide", window=window, stride=(48, 96))
+        assert torch.equal(evaluate(model, encoding, rows, slide, CPU), whole)
+
+
+def test_logits_are_brought_to_the_labels_size(encoding, rows, tmp_path):
+    label = Image.open(rows[0].label)
+    large = label.resize((192, 96), Image.Resampling.NEAREST)
+    large.save(tmp_path / "large.png")
+    row = replace(rows[0], label=tmp_path / "large.png", label_size=(96, 192))
+    model = Net(encoding.channels)
+    got = evaluate(model, encoding, [row, rows[1]], EvaluationConfig(), CPU)
+
+    expected = torch.zeros_like(got)
+    for each in (row, rows[1]):
+        picture = Image.open(each.image).convert("RGB")
+        pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        image = pixels.view(1, picture.height, picture.width, 3).permute(0, 3, 1, 2) / 255
+        with Image.open(each.label) as file:
+            size = file.height, file.width
+            truth = torch.frombuffer(bytearray(file.tobytes()), dtype=torch.uint8).view(1, *size)
+        with torch.no_grad():
+            logits = F.interpolate(model(image), size, mode="bilinear", align_corners=False)
+        expected += confusion_matrix(encoding.decode(logits), truth, 19)
+    # Batching may turn a tie.
+    assert int((got - expected).abs().sum()) <= 4
+    assert int(got.sum()) == sum(truth_pixels(r) for r in (row, rows[1]))
+
+
+def truth_pixels(row):
+    with Image.open(row.label) as file:
+        return sum(value != 255 for value in file.tobytes())
+
+
+def test_batches_hold_images_of_one_size_and_modes_are_restored(encoding, rows, tmp_path):
+    with Image.open(rows[1].label) as file:
+        file.resize((192, 96), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    odd = replace(rows[1], label=tmp_path / "large.png", label_size=(96, 192))
+    for training in (True, False):
+        model = Net(encoding.channels).train(training)
+        config = EvaluationConfig(batch_size=2)
+        evaluate(model, encoding, [rows[0], odd, rows[2], rows[3], rows[0]], config, CPU)
+        assert [shape[0] for shape in model.calls] == [1, 1, 2, 1]
+        assert model.training is training
+        assert model.layer.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"mode": "slide"}, "window"),
+        ({"mode": "slide", "window": [4, 4]}, "stride"),
+        ({"window": [4, 4]}, "window"),
+        ({"mode": "slide", "window": [4, 4], "stride": [5, 4]}, "stride"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"mode": "crop"}, "mode"),
+    ],
+)
+def test_values_out_of_range(values, field):
+    with pytest.raises(ConfigError, match=rf"evaluation\.{field}: "):
+        from_mapping(EvaluationConfig, values, "evaluation")
+
+
+settings.register_profile("engine", deadline=None)
+settings.load_profile("engine")

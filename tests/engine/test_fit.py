@@ -1,0 +1,205 @@
+import copy
+
+import pytest
+import torch
+
+from ecocseg.config import from_mapping
+from ecocseg.encodings import ENCODINGS
+from ecocseg.engine import checkpoint
+from ecocseg.engine.fit import CheckpointEvent, Diverged, EvaluationEvent, FitConfig, StepEvent
+from ecocseg.engine.optim import OptimConfig
+from ecocseg.errors import ConfigError
+from ecocseg.methods import METHODS
+
+CELLS = [(method, encoding) for method in METHODS for encoding in ENCODINGS]
+
+
+def plain(event):
+    """An event without what a clock decides."""
+    if isinstance(event, StepEvent):
+        return "step", event.step, dict(event.metrics)
+    if isinstance(event, EvaluationEvent):
+        return "eval", event.step, {role: c.tolist() for role, c in event.confusions.items()}
+    return "checkpoint", event.step, None
+
+
+def flat(state, path=""):
+    """Every tensor and number of a nested state by its path."""
+    if isinstance(state, dict):
+        state = state.items()
+    elif isinstance(state, list | tuple):
+        state = enumerate(state)
+    else:
+        return {path: state}
+    return {k: v for name, item in state for k, v in flat(item, f"{path}/{name}").items()}
+
+
+def assert_same(first, second):
+    first, second = flat(first), flat(second)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, second[name]), name
+        else:
+            assert value == second[name], name
+
+
+@pytest.mark.parametrize(("method", "encoding"), CELLS)
+def test_interrupted_and_resumed_is_uninterrupted(tiny_run, method, encoding, tmp_path):
+    rhythm = {"steps": 5, "log_every": 2, "evaluate_every": 3, "checkpoint_every": 2}
+    rhythm |= {"quality": 0.1 if encoding == "one-hot" else 0.7}
+    whole = tiny_run(method, encoding, **rhythm)
+    expected = [plain(event) for event in whole.events()]
+    assert [e[:2] for e in expected] == [
+        ("step", 2), ("checkpoint", 2), ("eval", 3), ("step", 4), ("checkpoint", 4),
+        ("step", 5), ("eval", 5), ("checkpoint", 5),
+    ]  # fmt: skip
+
+    cut = tiny_run(method, encoding, **rhythm)
+    before = []
+    for event in cut.events():
+        before.append(plain(event))
+        if isinstance(event, CheckpointEvent):
+            checkpoint.save(tmp_path / "last.pt", event.state)
+        if event.step == 3:
+            break
+    torch.manual_seed(12345)
+    resumed = tiny_run(method, encoding, **rhythm)
+    resumed.trainer.restore(checkpoint.load(tmp_path / "last.pt"))
+    assert resumed.trainer.step == 2
+    after = [plain(event) for event in resumed.events()]
+    assert before[:2] + after == expected
+    assert_same(resumed.trainer.state(), whole.trainer.state())
+
+
+def test_a_finished_run_yields_nothing(tiny_run):
+    run = tiny_run("supervised", "one-hot", steps=1)
+    state = [e.state for e in run.events() if isinstance(e, CheckpointEvent)][0]
+    again = tiny_run("supervised", "one-hot", steps=1)
+    again.trainer.restore(state)
+    assert list(again.events()) == []
+
+
+def test_loader_workers_do_not_change_the_result(tiny_run):
+    states = []
+    for workers in (0, 2):
+        run = tiny_run("fixmatch", "one-hot", steps=3, loader_workers=workers)
+        events = [plain(event) for event in run.events()]
+        states.append((events, run.trainer.state()))
+    assert states[0][0] == states[1][0]
+    assert_same(states[0][1], states[1][1])
+
+
+def test_seeds_differ(tiny_run):
+    losses = [
+        [e.metrics["loss"] for e in tiny_run("supervised", "one-hot", seed=s, steps=2).events()
+         if isinstance(e, StepEvent)]
+        for s in (0, 0, 1)
+    ]  # fmt: skip
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("decay", [0.6, 0.999])
+def test_teacher_against_the_literal_recursion(tiny_run, decay):
+    run = tiny_run("dacs", "one-hot", steps=4, ema_decay=decay, checkpoint_every=1)
+    expected = {k: v.double() for k, v in run.trainer.student.named_parameters()}
+    expected = {k: v.detach().clone() for k, v in expected.items()}
+    for event in run.events():
+        if not isinstance(event, CheckpointEvent):
+            continue
+        alpha = min(1 - 1 / (event.step + 1), decay)
+        for name, mean in expected.items():
+            new = event.state["student"][name].double()
+            expected[name] = alpha * mean + (1 - alpha) * new
+            torch.testing.assert_close(
+                event.state["teacher"][name].double(), expected[name], rtol=1e-5, atol=1e-6
+            )
+
+
+def test_buffers_are_averaged_where_the_method_says_so(tiny_run):
+    run = tiny_run("dacs", "one-hot")
+    trainer = run.trainer
+    trainer.step = 1
+    for name, buffer in trainer.student.named_buffers():
+        buffer.fill_(8) if buffer.is_floating_point() and name != "mean" else None
+    held = copy.deepcopy(dict(trainer.teacher.named_buffers()))
+    trainer._update_teacher()
+    assert_same(dict(trainer.teacher.named_buffers()), held)
+    trainer.method.averages_buffers = True
+    trainer._update_teacher()
+    means = {k: v for k, v in trainer.teacher.named_buffers() if k.endswith("running_mean")}
+    assert all((v == 4).all() for v in means.values())
+
+
+def test_metrics_are_means_over_the_steps_of_the_window(tiny_run):
+    single = tiny_run("dacs", "ecoc", steps=3)
+    each = [e.metrics for e in single.events() if isinstance(e, StepEvent)]
+    both = tiny_run("dacs", "ecoc", steps=3, log_every=2, checkpoint_every=2)
+    first, last = [e.metrics for e in both.events() if isinstance(e, StepEvent)]
+    for name in ("loss", "loss/mixed", "pseudo/quality", "labelled/bce"):
+        assert first[name] == pytest.approx((each[0][name] + each[1][name]) / 2, rel=1e-5)
+        assert last[name] == pytest.approx(each[2][name])
+    assert each[0]["loss"] == pytest.approx(each[0]["loss/labelled"] + each[0]["loss/mixed"])
+    assert first["lr"] == each[1]["lr"]
+
+
+def test_evaluation_events_hold_every_network_and_pixel(tiny_run):
+    run = tiny_run("dacs", "one-hot", steps=1)
+    event = next(e for e in run.events() if isinstance(e, EvaluationEvent))
+    assert list(event.confusions) == ["student", "teacher"]
+    pixels = sum(sum(row.pixels) for row in run.rows)
+    assert all(int(c.sum()) == pixels for c in event.confusions.values())
+
+
+def test_divergence_is_named_before_a_checkpoint_of_it(tiny_run):
+    run = tiny_run(
+        "supervised", "one-hot", steps=6, log_every=3, checkpoint_every=3,
+        optim=OptimConfig(name="sgd", lr=1e30, weight_decay=0.0),
+    )  # fmt: skip
+    seen = []
+    with pytest.raises(Diverged, match=r"before step 3; lower schedule\.optim\.lr"):
+        seen.extend(run.events())
+    assert not seen
+
+
+def test_clipping_bounds_the_step_and_logs_the_norm(tiny_run):
+    optim = OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, head_lr_factor=1.0)
+    run = tiny_run("supervised", "one-hot", steps=1, clip_norm=0.01, optim=optim)
+    before = [p.detach().clone() for p in run.trainer.student.parameters()]
+    event = next(e for e in run.events() if isinstance(e, StepEvent))
+    moved = torch.cat(
+        [(new - old).flatten() for new, old in
+         zip(run.trainer.student.parameters(), before, strict=True)]
+    )  # fmt: skip
+    assert event.metrics["gradient_norm"] > 0.01
+    assert float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_trains(tiny_run):
+    run = tiny_run("fixmatch", "ecoc", steps=2, precision="bf16")
+    reference = tiny_run("fixmatch", "ecoc", steps=2)
+    losses = [
+        next(e.metrics["loss"] for e in r.events() if isinstance(e, StepEvent))
+        for r in (run, reference)
+    ]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in run.trainer.student.parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": 0}, "schedule.steps: got 0"),
+        ({"steps": 9, "unlabelled_batch": -1}, "schedule.unlabelled_batch: got -1"),
+        ({"steps": 9, "ema_decay": 1.0}, "schedule.ema_decay"),
+        ({"steps": 9, "clip_norm": 0}, "schedule.clip_norm"),
+        ({"steps": 9, "log_every": 30, "checkpoint_every": 100}, "a multiple of log_every (30)"),
+        ({"steps": 9, "optim": {"lr": -1}}, "schedule.optim.lr: got -1.0"),
+    ],
+)
+def test_values_out_of_range(values, words):
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(FitConfig, values, "schedule")
+    assert words in str(caught.value)

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ecocseg.config import from_mapping
+from ecocseg.engine.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
+from ecocseg.errors import ConfigError
+from ecocseg.models.segmenter import build_model
+
+
+def mmseg_rate(base, step, steps, power, warmup, ratio):
+    """mmcv's PolyLrUpdaterHook with min_lr 0, under its linear warm-up."""
+    regular = (base - 0.0) * (1 - step / steps) ** power + 0.0
+    if warmup == 0 or step >= warmup:
+        return regular
+    k = (1 - step / warmup) * (1 - ratio)
+    return regular * (1 - k)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 500).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))),
+    st.sampled_from([0.0, 0.9, 1.0]),
+    st.integers(0, 600),
+    st.sampled_from([0.0, 1e-6, 0.5]),
+)
+def test_rate_is_mmsegmentations(at, power, warmup, ratio):
+    steps, step = at
+    config = OptimConfig(lr=6e-5, power=power, warmup_steps=warmup, warmup_ratio=ratio)
+    expected = mmseg_rate(6e-5, step, steps, power, warmup, ratio)
+    assert learning_rate(config, step, steps) == pytest.approx(expected, rel=1e-12)
+
+
+def test_daformers_schedule_at_its_landmarks():
+    config = OptimConfig(lr=6e-5, warmup_steps=1500, power=1.0)
+    at = {t: learning_rate(config, t, 40_000) for t in (0, 750, 1500, 20_000, 39_999)}
+    assert at[0] == pytest.approx(6e-11)
+    assert at[750] == pytest.approx(6e-5 * (1 - 750 / 40_000) / 2, rel=1e-5)
+    assert at[1500] == pytest.approx(6e-5 * 38_500 / 40_000)
+    assert at[20_000] == pytest.approx(3e-5)
+    assert at[39_999] == pytest.approx(6e-5 / 40_000)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_groups_hold_each_parameter_once_with_its_rate_and_decay(tiny_model_config, name):
+    model = build_model(tiny_model_config, 5)
+    config = OptimConfig(name=name, lr=0.01, head_lr_factor=10.0, weight_decay=0.05)
+    optimizer = build_optimizer(config, model)
+    set_learning_rate(optimizer, 0.004)
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(found)
+    norms = {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, nn.BatchNorm2d | nn.GroupNorm)
+        for p in m.parameters()
+    }
+    for parameter_name, p in model.named_parameters():
+        rate, decay = found.pop(id(p))
+        assert rate == pytest.approx(0.004 if parameter_name.startswith("encoder.") else 0.04)
+        undecayed = id(p) in norms or parameter_name.endswith(".bias")
+        assert decay == (0.0 if undecayed else 0.05), parameter_name
+    assert not found
+
+
+def test_position_embeddings_are_not_decayed(tiny_model_config):
+    model = build_model(tiny_model_config, 5)
+    model.encoder.pos_embed = nn.Parameter(torch.zeros(1, 4, 8))
+    optimizer = build_optimizer(OptimConfig(), model)
+    (group,) = [
+        g for g in optimizer.param_groups if any(p is model.encoder.pos_embed for p in g["params"])
+    ]
+    assert group["weight_decay"] == 0
+    assert group["scale"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"lr": 0}, "lr"),
+        ({"betas": [0.9, 1.0]}, "betas"),
+        ({"warmup_ratio": 2}, "warmup_ratio"),
+        ({"name": "adam"}, "name"),
+        ({"power": -1}, "power"),
+    ],
+)
+def test_values_out_of_range(values, field):
+    with pytest.raises(ConfigError, match=rf"optim\.{field}: "):
+        from_mapping(OptimConfig, values, "optim")

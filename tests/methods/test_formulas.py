@@ -1,0 +1,222 @@
+"""The methods against plain statements of what they minimise."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ecocseg.data.augment import strong_view
+from ecocseg.data.mixing import class_mask, cutmix_mask
+from ecocseg.data.transforms import Sample
+from ecocseg.encodings import build_encoding
+from ecocseg.errors import ConfigError
+from ecocseg.methods import build_method
+from ecocseg.methods.base import Context
+
+NAMES = ("road", "sidewalk", "building", "wall", "fence")
+H, W = 12, 16
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sample(seed, labelled, batch=2, size=(H, W)):
+    random = generator(seed)
+    labels = torch.randint(0, len(NAMES), (batch, *size), generator=random)
+    labels[torch.rand(batch, *size, generator=random) < 0.2] = 255
+    valid = torch.ones(batch, *size, dtype=torch.bool)
+    valid[-1, :, -3:] = False
+    if not labelled:
+        labels = torch.full_like(labels, 255)
+    images = torch.rand(batch, 3, *size, generator=random) * valid[:, None]
+    return Sample(images=images, labels=labels, valid=valid)
+
+
+class PixelNet(nn.Module):
+    """A network without memory or chance; counts the modes in which it was called."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.layer = nn.Conv2d(3, channels, 3, padding=1)
+        nn.init.normal_(self.layer.weight, std=1.5, generator=generator(channels))
+        self.modes = []
+
+    def forward(self, images):
+        self.modes.append(self.training)
+        return self.layer(images)
+
+
+def context(encoding, **fields):
+    return Context(
+        **{
+            "student": PixelNet(encoding.channels),
+            "teacher": None,
+            "encoding": encoding,
+            "step": 0,
+            "steps": 10,
+            "random": generator(4),
+        }
+        | fields
+    )
+
+
+@pytest.mark.parametrize("name", ["one-hot", "ecoc"])
+def test_dacs_mixed_batch_against_a_loop(name):
+    threshold = 0.6
+    options = {"quality_threshold": threshold} | ({"length": 10} if name == "ecoc" else {})
+    encoding = build_encoding(name, options, NAMES)
+    teacher = PixelNet(encoding.channels)
+    source, target = sample(1, True), sample(2, False)
+    method = build_method("dacs", {"jitter_strength": 0.0})
+    images, targets, weight, _ = method.mixed(context(encoding, teacher=teacher), source, target)
+
+    with torch.no_grad():
+        logits = teacher(target.images)
+        mask = class_mask(source.labels, generator(4))
+        pseudo = encoding.pseudo_label(logits)
+    assert 0.3 < mask.float().mean() < 0.7
+    shares = []
+    for b in range(2):
+        above = counted = 0
+        for y in range(H):
+            for x in range(W):
+                if target.valid[b, y, x]:
+                    counted += 1
+                    if name == "one-hot":
+                        confidence = max(F.softmax(logits[b, :, y, x], 0).tolist())
+                    else:
+                        p = torch.sigmoid(logits[b, :, y, x])
+                        confidence = float(torch.maximum(p, 1 - p).mean())
+                    above += confidence > threshold
+        shares.append(above / counted)
+    assert all(0 < share < 1 for share in shares)
+    assert shares[0] != pytest.approx(shares[1])
+    encoded = encoding.encode(source.labels)
+    for b in range(2):
+        for y in range(H):
+            for x in range(W):
+                place = (b, ..., y, x)
+                if mask[b, y, x]:
+                    ignored = source.labels[b, y, x] == 255
+                    assert weight[place] == (0 if ignored else 1)
+                    if not ignored:
+                        assert torch.equal(targets[place], encoded[place])
+                elif target.valid[b, y, x]:
+                    assert float(weight[place]) == pytest.approx(shares[b])
+                    assert torch.equal(targets[place], pseudo.targets[place])
+                else:
+                    assert weight[place] == 0
+    # Without jitter the images are the mixed ones, sharp or blurred.
+    pasted = torch.where(mask[:, None], source.images, target.images)
+    assert (images - pasted).abs().mean() < 0.2
+
+
+def test_dacs_images_are_pasted_by_the_same_mask():
+    encoding = build_encoding("one-hot", {}, NAMES)
+    source, target = sample(1, True), sample(2, False)
+    method = build_method("dacs", {"jitter_probability": 1.0})
+    exact = 0
+    for seed in range(8):
+        fields = {"teacher": PixelNet(5), "random": generator(seed)}
+        images, *_ = method.mixed(context(encoding, **fields), source, target)
+        mask = class_mask(source.labels, generator(seed))[:, None]
+        exact += torch.equal(images, torch.where(mask, source.images, target.images))
+    # The batch is blurred every other time.
+    assert 1 <= exact <= 7
+
+
+def test_dacs_sums_the_source_loss_and_the_weighted_mixed_loss():
+    encoding = build_encoding("one-hot", {"quality_threshold": 0.6}, NAMES)
+    source, target = sample(1, True), sample(2, False)
+    method = build_method("dacs", {})
+    student, teacher = PixelNet(5), PixelNet(5)
+    first, second = method.losses(
+        context(encoding, student=student, teacher=teacher),
+        {"labelled": source, "unlabelled": target},
+    )
+    ce = F.cross_entropy(student(source.images), source.labels, ignore_index=255, reduction="sum")
+    torch.testing.assert_close(first.value, ce / source.labels.numel())
+    images, targets, weight, _ = method.mixed(context(encoding, teacher=teacher), source, target)
+    pixels = F.cross_entropy(student(images), targets, ignore_index=255, reduction="none")
+    torch.testing.assert_close(second.value, (pixels * weight).mean())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_fixmatch_is_the_public_codes_loss(share):
+    """One-hot with a pixel threshold, as in LiheYoung/UniMatch's fixmatch.py (share 1)."""
+    threshold = 0.7
+    config = {"quality": "pixel", "quality_threshold": threshold}
+    encoding = build_encoding("one-hot", config, NAMES)
+    labelled, weak, partner = sample(1, True), sample(2, False), sample(3, False)
+    student = PixelNet(5)
+    method = build_method("fixmatch", {"unlabelled_weight": share, "cutmix_probability": 1.0})
+    batch = {"labelled": labelled, "unlabelled": weak, "partner": partner}
+    (loss,) = method.losses(context(encoding, student=student), batch)
+
+    random = generator(4)
+    strong, strong_partner = strong_view(weak.images, random), strong_view(partner.images, random)
+    box = cutmix_mask(2, H, W, random, probability=1.0)
+    assert box.any((1, 2)).all()
+    confidence, guess = student(weak.images).softmax(1).max(1)
+    confidence_other, guess_other = student(partner.images).softmax(1).max(1)
+    strong = torch.where(box[:, None], strong_partner, strong)
+    guess = torch.where(box, guess_other, guess)
+    confidence = torch.where(box, confidence_other, confidence)
+    ignored = torch.where(box, ~partner.valid, ~weak.valid)
+    supervised = F.cross_entropy(student(labelled.images), labelled.labels, ignore_index=255)
+    kept = (confidence >= threshold) & ~ignored
+    assert 0.1 < kept.float().mean() < 0.9
+    pixels = F.cross_entropy(student(strong), guess, reduction="none") * kept
+    unsupervised = pixels.sum() / (~ignored).sum()
+    expected = (supervised + share * unsupervised) / (1 + share)
+    torch.testing.assert_close(loss.value, expected)
+    assert student.modes[:3] == [False, True, True]
+
+
+def test_supervised_divisors():
+    encoding = build_encoding("one-hot", {}, NAMES)
+    labelled, student = sample(1, True), PixelNet(5)
+    got = {}
+    for divisor in ("all", "valid"):
+        method = build_method("supervised", {"divisor": divisor})
+        (loss,) = method.losses(context(encoding, student=student), {"labelled": labelled})
+        got[divisor] = loss.value
+    logits = student(labelled.images)
+    total = F.cross_entropy(logits, labelled.labels, ignore_index=255, reduction="sum")
+    torch.testing.assert_close(got["all"], total / labelled.labels.numel())
+    torch.testing.assert_close(
+        got["valid"], F.cross_entropy(logits, labelled.labels, ignore_index=255)
+    )
+
+
+@pytest.mark.parametrize("method", ["dacs", "fixmatch"])
+def test_without_one_label_the_losses_stay_finite(method):
+    encoding = build_encoding("ecoc", {"length": 10}, NAMES)
+    empty = sample(1, False)
+    batch = {"labelled": empty, "unlabelled": sample(2, False), "partner": sample(3, False)}
+    ctx = context(encoding, teacher=PixelNet(encoding.channels))
+    values = [loss.value for loss in build_method(method, {}).losses(ctx, batch)]
+    assert all(torch.isfinite(value) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("method", "other", "words"),
+    [
+        ("dacs", {"batch": 3}, "schedule.unlabelled_batch"),
+        ("dacs", {"size": (8, 8)}, "got labelled batches of 2x12x16"),
+        ("fixmatch", {"size": (8, 8)}, "unlabelled ones of 2x8x8"),
+    ],
+)
+def test_batches_that_cannot_be_put_together(method, other, words):
+    encoding = build_encoding("one-hot", {}, NAMES)
+    unlabelled = sample(2, False, **other)
+    batch = SimpleNamespace(
+        labelled=sample(1, True), unlabelled=unlabelled, partner=sample(3, False, **other)
+    )
+    ctx = context(encoding, teacher=PixelNet(5))
+    with pytest.raises(ConfigError) as caught:
+        list(build_method(method, {}).losses(ctx, vars(batch)))
+    assert words in str(caught.value)
