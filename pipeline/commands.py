@@ -123,7 +123,7 @@ def verify(options: argparse.Namespace) -> None:
 
 
 def _params(options: argparse.Namespace, *, runs: bool = True) -> Params:
-    """params.yaml with the command's overrides; with `runs` those of the runs' configuration too."""
+    """params.yaml with the overrides; with `runs` those of the runs' configuration too."""
     given = _checked(options.overrides)
     params = load_params([text for text in given if is_params_override(text)])
     if not runs:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,8 +92,11 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
     """Make what a run consists of: tiny_run(method, encoding, **fields of FitConfig).
 
     Crops of 32x64 of `streets_data`, batches of 2. Gives .trainer, .streams, .evaluate,
-    .encoding and .events(), which starts the run. `quality` overrides the encoding's threshold.
+    .encoding and .events(), which starts the run. `quality` overrides the encoding's threshold,
+    `double` takes networks of float64 and leaves images unscaled: what all processors agree on.
     """
+    import torch
+
     from ecocseg.data.benchmark import BenchmarkConfig, SourceConfig, build_streams, source_rows
     from ecocseg.data.transforms import TransformConfig
     from ecocseg.encodings import build_encoding
@@ -102,8 +106,6 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
     from ecocseg.engine.seed import seeded
     from ecocseg.methods import build_method
     from ecocseg.models.segmenter import build_model
-
-    import torch
 
     cpu = torch.device("cpu")
     benchmark = BenchmarkConfig(
@@ -118,19 +120,38 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
     rows = source_rows(benchmark.evaluated, manifests)
 
     def make(
-        method: str, encoding: str, *, quality: float | None = None, seed: int = 0, **fields
+        method: str,
+        encoding: str,
+        *,
+        quality: float | None = None,
+        double: bool = False,
+        seed: int = 0,
+        **fields,
     ) -> SimpleNamespace:
         options = {} if quality is None else {"quality_threshold": quality}
         encoder = build_encoding(encoding, options, manifests["streets_camera"].names)
         with seeded(WEIGHTS_SEED):
             model = build_model(tiny_model_config, encoder.channels)
-        fields = {"steps": 4, "log_every": 1, "evaluate_every": 100, "checkpoint_every": 100} | fields
+        if double:
+            model = model.double()
+            # Processors draw normal numbers with their own rounding.
+            for parameter in model.parameters():
+                parameter.data.mul_(4096).round_().div_(4096)
+        fields = {
+            "steps": 4,
+            "log_every": 1,
+            "evaluate_every": 100,
+            "checkpoint_every": 100,
+        } | fields
         fields.setdefault("optim", OptimConfig(lr=1e-3, head_lr_factor=2.0))
         built = build_method(method, {})
         trainer = Trainer(
             FitConfig(**fields), model=model, encoding=encoder, method=built, device=cpu, seed=seed
         )
         streams = build_streams(benchmark, manifests, built.streams, 2, 2)
+        if double:
+            # Scaling 8-bit images rounds differently with and without vector instructions.
+            streams = [replace(s, transform=replace(s.transform, scale=None)) for s in streams]
 
         def score(network):
             return evaluate(network, encoder, rows, benchmark.evaluation, cpu)

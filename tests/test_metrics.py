@@ -20,9 +20,7 @@ def counted_by_hand(prediction, labels):
             matrix[truth][guess] += 1
     scores = []
     for c in range(CLASSES):
-        both = sum(
-            t == c and g == c for t, g in zip(labels.flat, prediction.flat, strict=True)
-        )
+        both = sum(t == c and g == c for t, g in zip(labels.flat, prediction.flat, strict=True))
         either = sum(
             t != 255 and (t == c or g == c)
             for t, g in zip(labels.flat, prediction.flat, strict=True)

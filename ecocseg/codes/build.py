@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ecocseg.codes.embeddings import embed
@@ -97,24 +96,26 @@ def mmd_bits(num_classes: int, length: int, seed: int = 0, draws: int = 100_000)
 def _scores(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
     """d_min_r + d_min_c + N - d_max_c of each matrix [L,N,K]; -1 for an invalid one."""
     _, classes, length = bits.shape
-    signed = torch.from_numpy(bits).float().mul_(2).sub_(1)
-    rows = _off_diagonal(signed @ signed.mT)
-    min_rows = (length - rows.amax(1)) / 2
-    if length == 1:
-        scores = min_rows + 2 * classes
-        return torch.where(min_rows > 0, scores, -1).long().numpy()
-    columns = _off_diagonal(signed.mT @ signed)
-    min_columns = (classes - columns.amax(1)) / 2
-    max_columns = (classes - columns.amin(1)) / 2
-    valid = (min_rows > 0) & (min_columns > 0) & (max_columns < classes)
-    scores = min_rows + min_columns + classes - max_columns
-    return torch.where(valid, scores, -1).long().numpy()
+    # numpy, not torch: on small products several threads gain nothing, and on a machine that is
+    # busy they wait for each other.
+    signed = bits.astype(np.float32) * 2 - 1
+    turned = signed.transpose(0, 2, 1)
+    rows = _off_diagonal(signed @ turned)
+    min_rows = (length - rows.max((1, 2))) / 2
+    valid, columns_score = min_rows > 0, np.float32(classes)
+    if length > 1:
+        columns = _off_diagonal(turned @ signed)
+        min_columns = (classes - columns.max((1, 2))) / 2
+        max_columns = (classes - columns.min((1, 2))) / 2
+        valid &= (min_columns > 0) & (max_columns < classes)
+        columns_score = min_columns + classes - max_columns
+    return np.where(valid, min_rows + columns_score, -1).astype(np.int64)
 
 
-def _off_diagonal(square: torch.Tensor) -> torch.Tensor:
-    """[L,M,M] -> [L,M(M-1)] without the diagonal, as views: the diagonal is every (M+1)-th."""
-    size = square.shape[1]
-    return square.flatten(1)[:, 1:].unflatten(1, (size - 1, size + 1))[:, :, :-1].flatten(1)
+def _off_diagonal(square: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[L,M,M] -> [L,M-1,M] without the diagonal, which is every (M+1)-th value, as a view."""
+    count, size, _ = square.shape
+    return square.reshape(count, -1)[:, 1:].reshape(count, size - 1, size + 1)[:, :, :-1]
 
 
 def text_bits(embeddings: NDArray[np.float64], length: int) -> Bits:

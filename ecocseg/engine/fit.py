@@ -224,7 +224,8 @@ class Trainer:
         if self.teacher is None:
             return
         keep = min(1 - 1 / (self.step + 1), self.config.ema_decay)
-        pairs = list(zip(self.teacher.parameters(), self.student.parameters(), strict=True))
+        pairs: list[tuple[Tensor, Tensor]] = []
+        pairs += zip(self.teacher.parameters(), self.student.parameters(), strict=True)
         if self.method.averages_buffers:
             pairs += zip(self.teacher.buffers(), self.student.buffers(), strict=True)
         for old, new in pairs:

@@ -57,8 +57,9 @@ class FixMatch(Method):
         with torch.no_grad():
             strong = strong_view(weak.images, context.random)
             strong_partner = strong_view(partner.images, context.random)
+            batch_size, height, width = weak.labels.shape
             box = cutmix_mask(
-                *weak.labels.shape, context.random, probability=self.config.cutmix_probability
+                batch_size, height, width, context.random, self.config.cutmix_probability
             ).to(weak.images.device)
             strong = paste(box, strong_partner, strong)
             valid = paste(box, partner.valid, weak.valid)

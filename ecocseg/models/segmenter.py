@@ -62,12 +62,17 @@ class Segmenter(nn.Module):
     (method.md, section 2).
     """
 
+    encoder: nn.Module
+    decoder: nn.Module
+    head: nn.Module
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, network: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.head = network.encoder, network.decoder, head
+        self.encoder = network.get_submodule("encoder")
+        self.decoder = network.get_submodule("decoder")
+        self.head = head
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), False)
         self.register_buffer(
             "deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), False

@@ -1,0 +1,1 @@
+"""Stages of the pipeline: what `dvc repro` runs, one module each."""

@@ -14,7 +14,9 @@ def generator(seed=0):
 
 @settings(deadline=None, max_examples=50)
 @given(
-    st.lists(st.lists(st.sampled_from([0, 1, 2, 5, 18, 255]), min_size=12, max_size=12), min_size=1),
+    st.lists(
+        st.lists(st.sampled_from([0, 1, 2, 5, 18, 255]), min_size=12, max_size=12), min_size=1
+    ),
     st.integers(0, 2**31),
 )
 def test_class_mask_takes_half_of_each_images_classes_whole(values, seed):

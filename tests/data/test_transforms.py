@@ -132,7 +132,9 @@ def test_the_generator_decides_everything():
 
 def test_collate_and_move():
     image, label = coded(8, 8)
-    samples = [random_geometry(image, label, TransformConfig(crop=(4, 6)), generator(s)) for s in (1, 2)]
+    samples = [
+        random_geometry(image, label, TransformConfig(crop=(4, 6)), generator(s)) for s in (1, 2)
+    ]
     batch = collate(samples).to(torch.device("cpu"))
     assert isinstance(batch, Sample)
     assert batch.images.shape == (2, 3, 4, 6)

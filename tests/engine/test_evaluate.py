@@ -64,7 +64,9 @@ def test_slide_against_a_naive_implementation(encoding, batch):
         for top in (0, 7, 11):
             for left in (0, 10, 18):
                 window = image[..., top : top + 10, left : left + 16]
-                total[:, top : top + 10, left : left + 16] += encoding.class_scores(model(window))[0]
+                total[:, top : top + 10, left : left + 16] += encoding.class_scores(model(window))[
+                    0
+                ]
                 visits[top : top + 10, left : left + 16] += 1
         scores, order = (total / visits).topk(2, dim=0)
     clear = scores[0] - scores[1] > 1e-5

@@ -56,7 +56,7 @@ class TestContract:
     def test_losses_are_finite_and_the_student_alone_learns(self, run, batch):
         trainer = run.trainer
         teacher = copy.deepcopy(trainer.teacher)
-        values, logs = step(run, batch)
+        values, _ = step(run, batch)
         assert values
         assert all(value.shape == () and torch.isfinite(value) and value > 0 for value in values)
         for name, parameter in trainer.student.named_parameters():
@@ -70,7 +70,7 @@ class TestContract:
             assert all(new.grad is None and torch.equal(new, old) for new, old in pairs)
 
     def test_logs_are_detached_scalars(self, run, batch):
-        values, logs = step(run, batch)
+        _, logs = step(run, batch)
         for name, value in logs.items():
             assert value.shape == (), name
             assert not value.requires_grad, name

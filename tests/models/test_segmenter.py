@@ -93,8 +93,10 @@ def test_names_of_buffers_and_parameters_alone_are_in_the_state(network):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_local_weights_are_loaded_completely(resnet, tmp_path, suffix):
     path = tmp_path / f"resnet18{suffix}"
-    state = {k: torch.rand_like(v) if v.is_floating_point() else v + 7
-             for k, v in resnet.encoder.state_dict().items()}
+    state = {
+        k: torch.rand_like(v) if v.is_floating_point() else v + 7
+        for k, v in resnet.encoder.state_dict().items()
+    }
     content = {**state, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
     if suffix == ".pth":
         torch.save({"state_dict": content, "epoch": 3}, path)
@@ -193,7 +195,10 @@ def test_what_cannot_be_built_is_named(fields, words):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"decoder": "deeplab"}, "model.decoder: unknown value 'deeplab'; did you mean 'deeplabv3'"),
+        (
+            {"decoder": "deeplab"},
+            "model.decoder: unknown value 'deeplab'; did you mean 'deeplabv3'",
+        ),
         ({"dropout": 1}, "model.dropout: got 1.0"),
         ({"decoder_channels": 0}, "model.decoder_channels: got 0"),
         ({"decoder": "fpn", "output_stride": 8}, "model.output_stride: got 8"),
