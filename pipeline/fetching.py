@@ -95,6 +95,10 @@ class ResumingDownloader:
                 raise _CutShort(f"the connection ended after {done} of {total} bytes")
 
 
+class Unreachable(UserError):
+    """A server that does not answer, or does not have the file."""
+
+
 class _CutShort(Exception):
     """The answer ended before the file did."""
 
@@ -166,9 +170,9 @@ def download(
         raise DataError(_mismatch(file.url, _hash_in(error), file, expected, checksums)) from error
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "?"
-        raise UserError(f"{file.url}: the server answered {status}. {instead}") from error
+        raise Unreachable(f"{file.url}: the server answered {status}. {instead}") from error
     except requests.RequestException as error:
-        raise UserError(f"{file.url}: cannot be reached ({_short(error)}). {instead}") from error
+        raise Unreachable(f"{file.url}: cannot be reached ({_short(error)}). {instead}") from error
     found = expected or sha256_file(path)
     if expected is None:
         log.warning(

@@ -23,8 +23,8 @@ from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent, StepEvent, Trai
 from ecocseg.engine.seed import seeded
 from ecocseg.errors import DataError
 from ecocseg.files import atomic_write, require_space
+from ecocseg.iou import mean_iou
 from ecocseg.methods import build_method
-from ecocseg.metrics import mean_iou
 from ecocseg.models.segmenter import build_model
 from pipeline.environment import describe, peak_memory_mb, pick_device
 from pipeline.locks import RunLock

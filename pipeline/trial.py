@@ -7,7 +7,7 @@ from typing import Any
 
 from ecocseg.engine import checkpoint
 from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent
-from ecocseg.metrics import mean_iou
+from ecocseg.iou import mean_iou
 from pipeline.environment import pick_device
 from pipeline.run import LAST, Prepared
 from pipeline.spec import RunSpec

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ecocseg.metrics import confusion_matrix, iou, mean_iou
+from ecocseg.iou import class_iou, mean_iou
+from ecocseg.metrics import confusion_matrix
 
 CLASSES = 4
 
@@ -39,7 +40,7 @@ def test_against_a_literal_loop(prediction, labels):
     got = confusion_matrix(torch.from_numpy(prediction).long(), torch.from_numpy(labels), CLASSES)
     assert got.dtype == torch.int64
     assert got.tolist() == matrix
-    for mine, theirs in zip(iou(got), scores, strict=True):
+    for mine, theirs in zip(class_iou(got), scores, strict=True):
         assert math.isnan(mine) if theirs is None else mine == pytest.approx(theirs)
     present = [s for s in scores if s is not None]
     if present:
@@ -51,9 +52,9 @@ def test_against_a_literal_loop(prediction, labels):
 def test_the_scores_are_of_the_sum_not_means_over_images():
     first, second = np.diag([1, 9]), np.array([[9, 0], [9, 0]])
     total = first + second
-    assert iou(total)[0] == pytest.approx(100 * 10 / 19)
-    assert iou(total)[0] != pytest.approx((iou(first)[0] + iou(second)[0]) / 2)
+    assert class_iou(total)[0] == pytest.approx(100 * 10 / 19)
+    assert class_iou(total)[0] != pytest.approx((class_iou(first)[0] + class_iou(second)[0]) / 2)
 
 
 def test_a_class_predicted_but_never_true_scores_zero():
-    assert iou(np.array([[1, 1], [0, 0]])).tolist() == [50.0, 0.0]
+    assert class_iou(np.array([[1, 1], [0, 0]])).tolist() == [50.0, 0.0]

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from ecocseg.iou import class_iou
 from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
 from pipeline.report.curves import evaluation_curves, over_seeds, training_curves
 from pipeline.report.runs import Cell, Experiment, pairs
-from pipeline.report.scores import chosen_confusion, class_iou, statistic
+from pipeline.report.scores import chosen_confusion, statistic
 from pipeline.report.style import COLOURS, ECOC, INK, LINES, ONE_HOT
 from pipeline.report.tables import cell_means
 

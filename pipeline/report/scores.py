@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ecocseg.errors import ConfigError, DataError
 
@@ -31,18 +31,6 @@ class Statistic:
     n: int
     low: float | None = None
     high: float | None = None
-
-
-def class_iou(confusion: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each class in percent [N] from a confusion matrix [N,N] (row true, column predicted).
-
-    diag / (row sum + column sum - diag), over the whole evaluated set. NaN, not 0, where a class
-    is neither in the labels nor predicted.
-    """
-    matrix = np.asarray(confusion, dtype=np.float64)
-    hits = np.diag(matrix)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    return np.where(union > 0, 100 * hits / np.where(union > 0, union, 1), np.nan)
 
 
 def mean_over(

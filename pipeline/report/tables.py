@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ecocseg.errors import ConfigError
+from ecocseg.iou import class_iou
 from pipeline.report import published
 from pipeline.report.notes import table_notes
 from pipeline.report.runs import Cell, Experiment, pairs
 from pipeline.report.scores import (
     Statistic,
     chosen_confusion,
-    class_iou,
     mean_over,
     paired_difference,
     ranks,

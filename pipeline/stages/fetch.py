@@ -16,7 +16,7 @@ from ecocseg.data.config import DatasetConfig, RemoteFile
 from ecocseg.data.layouts import LAYOUTS, find_root
 from ecocseg.errors import ConfigError, DataError, UserError
 from ecocseg.files import atomic_path, require_space, sha256_file
-from pipeline.fetching import download, file_name
+from pipeline.fetching import Unreachable, download, file_name
 from pipeline.rawfolder import (
     MARKER,
     digest_of,
@@ -182,7 +182,11 @@ class _Fetcher:
         return _Brought(target, "generate", {})
 
     def lists(self, config: DatasetConfig) -> tuple[dict[str, str], dict[str, str]]:
-        """Bring the partition lists; return their files by name and checksums by address."""
+        """Bring the partition lists; return their files by name and checksums by address.
+
+        One that cannot be had now is left out with a warning: only runs on it need it, and they
+        say so.
+        """
         files, sums = {}, {}
         for name, file in config.partition_files().items():
             path = self.root / "partitions" / config.name / f"{name}.txt"
@@ -193,7 +197,11 @@ class _Fetcher:
                     f"params.yaml: {{{file.url.rpartition('/')[0]}: <folder that holds "
                     f"{file_name(file.url)}>}}"
                 )
-                brought, _ = self._download(file, folder, instead)
+                try:
+                    brought, _ = self._download(file, folder, instead)
+                except Unreachable as error:
+                    log.warning("%s: partition %s is left out: %s", config.name, name, error)
+                    continue
                 with atomic_path(path) as temporary:
                     shutil.copyfile(brought, temporary)
                 shutil.rmtree(folder, ignore_errors=True)

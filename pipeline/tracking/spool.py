@@ -138,11 +138,11 @@ def spool_record(run_dir: Path, events: EventLog, record: Mapping[str, Any]) -> 
     # Brings torch with it, which a driver that has nothing to set right can do without.
     import numpy as np
 
-    from ecocseg.metrics import iou, mean_iou
+    from ecocseg.iou import class_iou, mean_iou
 
     results, classes = record["results"], record["classes"]
     last, best = results["last"], results["best"]
-    per_class = iou(np.asarray(last["student"]["confusion"]))
+    per_class = class_iou(np.asarray(last["student"]["confusion"]))
     scores = {f"iou/{name}": float(value) for name, value in zip(classes, per_class, strict=True)}
     for when, result in (("last", last), ("best", best)):
         for who in ("student", "teacher"):

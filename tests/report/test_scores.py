@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ecocseg.errors import ConfigError, DataError
+from ecocseg.iou import class_iou
 from pipeline.report.scores import (
     chosen_confusion,
-    class_iou,
     mean_over,
     paired_difference,
     ranks,
