@@ -27,7 +27,7 @@ repro: setup ## the whole pipeline: data, plan, training, search, tables, report
 	@dvc repro
 
 test: setup ## the tests
-	@python -m pytest
+	@python -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the tests that take minutes
 	@python -m pytest -m slow

@@ -58,7 +58,10 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
     elif name == "ui":
         command.add_argument("--port", type=int, default=5000)
         command.add_argument("--host", default="127.0.0.1", help="default: this machine only")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="overrides")
+    what = "overrides"
+    if name in ("fetch", "preprocess", "verify"):
+        what += "; dataset=NAME takes that data set instead of those of the experiments"
+    command.add_argument("overrides", nargs="*", metavar="key=value", help=what)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

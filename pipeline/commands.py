@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ecocseg.config import unknown
+from ecocseg.data.config import DatasetConfig
 from ecocseg.errors import ConfigError, DataError
 from pipeline.params import Params, is_params_override, load_params
 
@@ -16,20 +17,18 @@ RESULTS = Path("results")
 
 def fetch(options: argparse.Namespace) -> None:
     """Stage fetch."""
-    from pipeline.planning import datasets_of
     from pipeline.stages import fetch as stage
 
-    params = _params(options)
-    stage.fetch(asdict(params), datasets_of(params))
+    params, datasets = _datasets(options)
+    stage.fetch(asdict(params), datasets)
 
 
 def preprocess(options: argparse.Namespace) -> None:
     """Stage preprocess."""
-    from pipeline.planning import datasets_of
     from pipeline.stages import preprocess as stage
 
-    params = _params(options)
-    stage.preprocess(asdict(params), datasets_of(params))
+    params, datasets = _datasets(options)
+    stage.preprocess(asdict(params), datasets)
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -108,13 +107,12 @@ def doctor(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> None:
     """Check raw files without writing anything."""
     from ecocseg.data.verify import verify_raw
-    from pipeline.planning import datasets_of
     from pipeline.receipts import read_receipt
 
-    params = _params(options)
+    params, datasets = _datasets(options)
     root = Path(params.data.root)
     faults = []
-    for dataset in datasets_of(params):
+    for dataset in datasets:
         found = verify_raw(dataset, read_receipt(root, dataset.name).folder(root))
         print(f"{dataset.name}: {'no fault' if not found else f'{len(found)} faults'}")
         faults += found
@@ -129,6 +127,16 @@ def _params(options: argparse.Namespace, *, runs: bool = True) -> Params:
     if not runs:
         return params
     return replace(params, overrides=[*params.overrides, *_run_overrides(options)])
+
+
+def _datasets(options: argparse.Namespace) -> tuple[Params, list[DatasetConfig]]:
+    """Parameters, and the data sets that `dataset=NAME` or else the experiments name."""
+    from pipeline.planning import datasets_of, load_dataset
+
+    named = [o.partition("=")[2] for o in options.overrides if o.startswith("dataset=")]
+    options.overrides = [o for o in options.overrides if not o.startswith("dataset=")]
+    params = _params(options)
+    return params, [load_dataset(name) for name in named] if named else datasets_of(params)
 
 
 def _run_overrides(options: argparse.Namespace) -> list[str]:

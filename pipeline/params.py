@@ -89,6 +89,8 @@ class Params:
     seeds: Sequence[int] = (0,)
     overrides: Sequence[str] = ()
     """Hydra-style overrides for every run."""
+    override_files: Sequence[str] = ()
+    """YAML files with a list `overrides`, such as results/search/best.yaml; applied first."""
     experiment_overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Experiment name -> Hydra-style overrides for its runs only."""
     data: DataParams = field(default_factory=DataParams)

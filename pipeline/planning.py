@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ecocseg.config import unknown
 from ecocseg.data.config import DatasetConfig
 from ecocseg.data.manifest import load_manifest, processed_dir
 from ecocseg.errors import ConfigError, DataError
-from ecocseg.files import atomic_write
+from ecocseg.files import atomic_write, sha256_file
+from ecocseg.models.weights import is_file
 from pipeline.compose import compose_config, load_yaml, names
 from pipeline.params import Params
 from pipeline.spec import Components, RunSpec, clean_config, relative_cost, validate
@@ -28,6 +31,29 @@ def experiment_overrides(params: Params, experiment: str) -> list[str]:
             unknown("experiment_overrides", "experiment", strange[0], names("experiment"))
         )
     return [*params.overrides, *params.experiment_overrides.get(experiment, ())]
+
+
+def file_overrides(params: Params) -> list[str]:
+    """What the files of `override_files` hold; not for the search, which writes such a file."""
+    return [text for path in params.override_files for text in read_overrides(Path(path))]
+
+
+def read_overrides(path: Path) -> list[str]:
+    """The list `overrides` of a YAML file such as results/search/best.yaml.
+
+    Raises ConfigError when the file is not there or holds no such list of texts.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"override_files: {path} cannot be read ({error})") from error
+    found = loaded.get("overrides") if isinstance(loaded, dict) else None
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ConfigError(
+            f"override_files: {path} holds no list `overrides` of texts key=value; the search "
+            "writes such a file to results/search/best.yaml"
+        )
+    return found
 
 
 def load_experiment(name: str) -> dict[str, Any]:
@@ -122,13 +148,13 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
     rows = []
     for name in params.experiments:
         experiment = load_experiment(name)
-        overrides = experiment_overrides(params, name)
+        overrides = [*file_overrides(params), *experiment_overrides(params, name)]
         for order, (cell, entry) in enumerate(experiment["cells"].items()):
             config, components = compose_cell(experiment, cell, overrides)
             data = {
                 dataset: fingerprint(params, dataset, need_data)
                 for dataset in components.benchmark.datasets
-            }
+            } | weights_fingerprint(components)
             for seed in params.seeds:
                 spec = RunSpec(experiment=name, cell=cell, seed=seed, config=config, data=data)
                 report = report_of(experiment, entry, config, order, overrides)
@@ -191,6 +217,16 @@ def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:
             )
         return None
     return load_manifest(folder).fingerprint
+
+
+def weights_fingerprint(components: Components) -> dict[str, str | None]:
+    """Checksum of a file of encoder weights: another file under the same name is another run."""
+    weights = components.model.weights
+    if not is_file(weights):
+        return {}
+    if not Path(weights).is_file():
+        raise ConfigError(f"model.weights: {weights} is not there; give an existing file or none")
+    return {"weights": sha256_file(Path(weights))}
 
 
 def write_plan(rows: Sequence[Mapping[str, Any]], path: Path = PLAN_FILE) -> None:

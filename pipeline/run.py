@@ -286,7 +286,7 @@ class _Execution:
             "method": spec.config["method"]["name"],
             "encoding": spec.config["encoding"]["name"],
             "git": self.settings["git"],
-            "data": " ".join(f"{name}:{(h or '')[:12]}" for name, h in spec.data.items()),
+            **{f"data.{name}": digest or "" for name, digest in spec.data.items()},
         }
 
     def _write_status(self, *, force: bool = False, **changes: Any) -> None:

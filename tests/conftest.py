@@ -19,6 +19,11 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_modifyitems(items):
+    # The longest file first, so that with two processes it does not stretch the end.
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 def pytest_configure(config):
     if config.getoption("--update-golden"):
         os.environ["ECOCSEG_UPDATE_GOLDEN"] = "1"

@@ -71,6 +71,24 @@ def test_a_typo_or_a_value_out_of_range_ends_at_the_plan(override, message):
         plan(params(experiments=["streets_uda"], overrides=[override]), need_data=False)
 
 
+def test_what_a_search_found_is_usable_by_the_plan(tmp_path):
+    path = tmp_path / "best.yaml"
+    path.write_text("overrides: [encoding.threshold=0.7, encoding.temperature=0.2]\nvalue: 1.0\n")
+    rows = plan(
+        params(
+            experiments=["streets_uda"],
+            override_files=[str(path)],
+            overrides=["encoding.threshold=0.9"],
+        ),
+        need_data=False,
+    )
+    found = next(row["spec"]["encoding"] for row in rows if row["cell"] == "dacs_ecoc")
+    assert (found["threshold"], found["temperature"]) == (0.9, 0.2)
+    for wrong in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="override_files: "):
+            plan(params(override_files=[str(wrong)]), need_data=False)
+
+
 def test_an_override_reaches_the_cells_that_have_its_field():
     rows = plan(
         params(experiments=["streets_uda"], overrides=["encoding.threshold=0.9"]), need_data=False

@@ -12,10 +12,12 @@ from pipeline.params import Params
 from pipeline.planning import (
     compose_cell,
     experiment_overrides,
+    file_overrides,
     fingerprint,
     load_experiment,
     plan_row,
     report_of,
+    weights_fingerprint,
 )
 from pipeline.run import execute_run
 from pipeline.spec import RunSpec, clean_config, validate
@@ -77,9 +79,10 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         entry = cells[named["cell"]]
         # What is typed for this run must fit it; what params.yaml says of all runs need not.
         compose_cell(experiment, named["cell"], rest, strict=True)
-        rest = [*experiment_overrides(params, name), *rest]
+        rest = [*file_overrides(params), *experiment_overrides(params, name), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}
+    data |= weights_fingerprint(components)
     spec = RunSpec(
         experiment=name, cell=named["cell"], seed=int(named["seed"]), config=config, data=data
     )

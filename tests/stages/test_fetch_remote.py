@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import zipfile
 
@@ -78,7 +79,7 @@ def test_server_gone_says_what_to_put_where(bring, served, server, tmp_path):
     assert "trainannot/<name>.png" in str(caught.value)
 
 
-def test_partition_lists_come_from_the_server_or_a_mirror(bring, server, tmp_path):
+def test_partition_lists_come_from_the_server_or_a_mirror(bring, server, tmp_path, caplog):
     raw_trees.cityscapes(tmp_path / "mine", {"train": 2, "val": 1})
     text = b"x/aachen_000000_000019_leftImg8bit.png y.png\n"
     server.files["/splits/1_2/labeled.txt"] = text
@@ -96,8 +97,9 @@ def test_partition_lists_come_from_the_server_or_a_mirror(bring, server, tmp_pat
     assert len(server.requests) == 1
     shutil.rmtree(tmp_path / "data")
     server.files.clear()
-    with pytest.raises(UserError, match=r"answered 404.*data\.mirrors"):
-        bring(config, sources=sources)
+    # Only runs on the partition need its list: fetch goes on, and says how to get it.
+    assert bring(config, sources=sources)["cityscapes"].partitions == {}
+    assert re.search(r"partition 1_2 is left out: .*answered 404.*data\.mirrors", caplog.text)
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror/labeled.txt").write_bytes(text)
     mirrors = {server.url("/splits/1_2"): str(tmp_path / "mirror")}
