@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint ui clean lock
+.PHONY: help setup repro test lint ui clean lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,9 +28,6 @@ repro: setup ## the whole pipeline: data, plan, training, search, tables, report
 
 test: setup ## the tests
 	@python -m pytest -n 2 --dist loadfile
-
-test-slow: setup ## the tests that take minutes
-	@python -m pytest -m slow
 
 lint: setup ## ruff, mypy, import-linter
 	@ruff check .

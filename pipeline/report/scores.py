@@ -98,10 +98,10 @@ def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> S
 def ranks(values: Sequence[float | None]) -> list[int]:
     """1 for the largest value, 2 for the next, 0 for all others and for None; equals share a rank.
 
-    On unrounded values. All 0 when fewer than two values are there: one value is not a contest.
+    On unrounded values. All 0 when fewer than two different values are there: no contest.
     """
     there = sorted({value for value in values if value is not None}, reverse=True)
-    if sum(value is not None for value in values) < 2:
+    if len(there) < 2:
         return [0] * len(values)
     place = {value: i + 1 for i, value in enumerate(there[:2])}
     return [0 if value is None else place.get(value, 0) for value in values]

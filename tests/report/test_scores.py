@@ -85,7 +85,8 @@ def test_difference_of_one_common_seed_has_no_interval() -> None:
 def test_rank_counts_the_distinct_larger_values(values: list[float | None]) -> None:
     there = [v for v in values if v is not None]
     expected = [
-        0 if v is None or len(there) < 2 else 1 + len({w for w in there if w > v}) for v in values
+        0 if v is None or len(set(there)) < 2 else 1 + len({w for w in there if w > v})
+        for v in values
     ]
     assert ranks(values) == [rank if rank <= 2 else 0 for rank in expected]
 
