@@ -84,6 +84,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
                 return tuple(_convert(v, arguments[0], where) for v in value)
             if len(arguments) == len(value):
                 return tuple(_convert(v, a, where) for v, a in zip(value, arguments, strict=True))
+    elif origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return {
+                _convert(k, arguments[0], where): _convert(v, arguments[1], f"{where}.{k}")
+                for k, v in value.items()
+            }
+    elif origin is not None and issubclass(origin, Sequence):
+        # A text is a sequence too, of letters: never what is meant.
+        if isinstance(value, list | tuple):
+            return tuple(_convert(v, arguments[0], where) for v in value)
     elif origin is not None:
         if isinstance(value, origin):
             return value
@@ -119,6 +129,10 @@ def _describe(hint: Any) -> str:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return f"a list of {_describe(arguments[0])}"
         return f"a list of {len(arguments)} values"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "a mapping"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each {_describe(arguments[0])}"
     if hint is type(None):
         return "null"
     return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(

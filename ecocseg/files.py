@@ -50,5 +50,6 @@ def require_space(folder: Path, bytes_needed: int) -> None:
     if free < bytes_needed:
         raise UserError(
             f"{folder}: {bytes_needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free "
-            f"on that disk; free some space, or point `data.root` (params.yaml) to another disk"
+            "on that disk; free some space, or use another disk (for data: `data.root` in "
+            "params.yaml; for results: run the project from there)"
         )

@@ -85,6 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has what it wanted.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"ecocseg {options.command}: {where}{error.strerror or error}; make room on the disk, "
+            "or mend the path or its permissions, and start the same command again: what is done "
+            "is kept",
+            file=sys.stderr,
+        )
+        return 1
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def train(options: argparse.Namespace) -> None:
 
 def grid(options: argparse.Namespace) -> None:
     """Stage train."""
+    _only_settings(options)
     from pipeline.stages import train as stage
 
     stage.run(_params(options))
@@ -63,6 +64,7 @@ def tables(options: argparse.Namespace) -> None:
     """Stage aggregate, or its tables on the terminal."""
     from pipeline.planning import PLAN_FILE, read_plan
 
+    _only_settings(options)
     read_plan()
     if options.show:
         from pipeline.stages.aggregate import show
@@ -126,7 +128,24 @@ def _params(options: argparse.Namespace, *, runs: bool = True) -> Params:
     params = load_params([text for text in given if is_params_override(text)])
     if not runs:
         return params
+    for text in _run_overrides(options):
+        if text.partition("=")[0] in ("experiment", "cell", "seed"):
+            raise ConfigError(
+                f"{text}: that is for `ecocseg train`; here write experiments='[NAME]' or "
+                "seeds='[0,1]'"
+            )
     return replace(params, overrides=[*params.overrides, *_run_overrides(options)])
+
+
+def _only_settings(options: argparse.Namespace) -> None:
+    """Refuse what the plan has decided already: it would be ignored."""
+    for text in options.overrides:
+        key = text.partition("=")[0].split(".")[0]
+        if key not in ("data", "cluster", "tracking"):
+            raise ConfigError(
+                f"{text}: the plan decides what is run; change params.yaml (or type "
+                f"`ecocseg plan --out {text}` first), then `ecocseg {options.command}`"
+            )
 
 
 def _datasets(options: argparse.Namespace) -> tuple[Params, list[DatasetConfig]]:

@@ -64,6 +64,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{_first_lines(error)} (overrides: {' '.join(overrides) or 'none'})"
     path = found.group(1)
     others = [o for o in overrides if o.lstrip("+~").partition("=")[0] != path]
+    if len(others) == len(overrides):
+        # Not an override of the caller's, but a default of a configuration file.
+        return f"{_first_lines(error)} (overrides: {' '.join(overrides) or 'none'})"
     node: Any = compose_config(others)
     *parents, field = path.split(".")
     for parent in parents:

@@ -1,6 +1,7 @@
 """Where results come from: code revision, versions, machine."""
 
 import platform
+import re
 import resource
 import subprocess
 from importlib.metadata import version
@@ -56,12 +57,14 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"device: got {name!r}, allowed are auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise UserError(
-                f"cluster.device: got {name!r}, but torch sees {count} GPU"
+                f"device: got {name!r}, but torch sees {count} GPU"
                 f"{'' if count == 1 else 's'} here; take auto or cpu, or mend the driver "
                 "(`nvidia-smi` must list the card)"
             )

@@ -26,6 +26,10 @@ class DataParams:
     workers: int | None = None
     """Processes that prepare images; null: one a core."""
 
+    def __post_init__(self) -> None:
+        # DVC reads the same value and expands nothing.
+        require(not self.root.startswith("~"), "root", self.root, "a path without ~")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterParams:

@@ -1,6 +1,7 @@
 """From parameters to run specifications: experiments, cells and seeds, composed and validated."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ def load_experiment(name: str) -> dict[str, Any]:
     for field in experiment:
         if field not in _EXPERIMENT_FIELDS:
             raise ConfigError(unknown(f"{where}.{field}", "field", field, _EXPERIMENT_FIELDS))
+    if missing := [field for field in _EXPERIMENT_FIELDS if field not in experiment]:
+        raise ConfigError(f"{where}: the field {missing[0]!r} is missing")
+    if not re.fullmatch(r"(last|best)\.(student|teacher)", str(experiment["selection"])):
+        raise ConfigError(
+            f"{where}.selection: got {experiment['selection']!r}, allowed are last or best, a dot, "
+            "and student or teacher"
+        )
     if experiment.get("name") != name:
         raise ConfigError(f"{where}.name: got {experiment.get('name')!r}, must be {name!r}")
     if experiment.get("layout") not in _LAYOUTS:
@@ -72,6 +80,8 @@ def load_experiment(name: str) -> dict[str, Any]:
             unknown(f"{where}.layout", "layout", str(experiment.get("layout")), _LAYOUTS)
         )
     for cell, entry in experiment["cells"].items():
+        if missing := [field for field in ("label", "overrides") if field not in entry]:
+            raise ConfigError(f"{where}.cells.{cell}: the field {missing[0]!r} is missing")
         for field in entry:
             if field not in _CELL_FIELDS:
                 raise ConfigError(
@@ -94,12 +104,12 @@ def compose_cell(
         raise ConfigError(unknown("cell", "cell", cell, list(cells)))
     base = [f"experiment={experiment['name']}", *cells[cell]["overrides"]]
     if not strict:
-        overrides = _applicable(base, overrides)
+        overrides = applicable(base, overrides)
     config = clean_config(compose_config([*base, *overrides]))
     return config, validate(config)
 
 
-def _applicable(base: Sequence[str], overrides: Sequence[str]) -> list[str]:
+def applicable(base: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """The overrides without those whose field the cell's encoding or method does not have."""
     choices = [o for o in overrides if o.partition("=")[0] in ("encoding", "method")]
     chosen = compose_config([*base, *choices]) if overrides else {}
@@ -120,7 +130,8 @@ def datasets_of(params: Params) -> list[DatasetConfig]:
     for name in params.experiments:
         experiment = load_experiment(name)
         for cell in experiment["cells"]:
-            _, components = compose_cell(experiment, cell, experiment_overrides(params, name))
+            overrides = [*file_overrides(params), *experiment_overrides(params, name)]
+            _, components = compose_cell(experiment, cell, overrides)
             found |= dict.fromkeys(components.benchmark.datasets)
     _, components = search_cell(params)
     found |= dict.fromkeys(components.benchmark.datasets)
@@ -131,7 +142,10 @@ def search_cell(params: Params) -> tuple[dict[str, Any], Components]:
     """Configuration and components of the cell that the search tunes."""
     search = params.search
     overrides = [*experiment_overrides(params, search.experiment), *search.overrides]
-    return compose_cell(load_experiment(search.experiment), search.cell, overrides)
+    try:
+        return compose_cell(load_experiment(search.experiment), search.cell, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"search ({search.experiment}, {search.cell}): {error}") from error
 
 
 def load_dataset(name: str) -> DatasetConfig:
@@ -154,10 +168,12 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
             data = {
                 dataset: fingerprint(params, dataset, need_data)
                 for dataset in components.benchmark.datasets
-            } | weights_fingerprint(components)
+            } | file_fingerprints(components)
             for seed in params.seeds:
                 spec = RunSpec(experiment=name, cell=cell, seed=seed, config=config, data=data)
-                report = report_of(experiment, entry, config, order, overrides)
+                base = [f"experiment={name}", *entry["overrides"]]
+                kept = applicable(base, overrides)
+                report = report_of(experiment, entry, config, order, kept)
                 rows.append(plan_row(spec, components, report))
     return rows
 
@@ -213,20 +229,36 @@ def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:
     if not (folder / "dataset.json").is_file():
         if needed:
             raise DataError(
-                f"{folder}: the data set {dataset!r} is not prepared; run `dvc repro preprocess`"
+                f"{folder}: the data set {dataset!r} is not prepared; run `dvc repro preprocess` "
+                f"(or `ecocseg fetch dataset={dataset}` and `ecocseg preprocess dataset={dataset}`)"
             )
         return None
     return load_manifest(folder).fingerprint
 
 
-def weights_fingerprint(components: Components) -> dict[str, str | None]:
-    """Checksum of a file of encoder weights: another file under the same name is another run."""
-    weights = components.model.weights
-    if not is_file(weights):
-        return {}
-    if not Path(weights).is_file():
-        raise ConfigError(f"model.weights: {weights} is not there; give an existing file or none")
-    return {"weights": sha256_file(Path(weights))}
+def file_fingerprints(components: Components) -> dict[str, str | None]:
+    """Checksums of the files that a configuration names: other content is another run.
+
+    Raises ConfigError when one of them is not there.
+    """
+    benchmark, weights = components.benchmark, components.model.weights
+    named = {
+        "model.weights": weights if is_file(weights) else None,
+        "encoding.codebook_path": getattr(components.encoding, "codebook_path", None),
+        "encoding.embeddings": getattr(components.encoding, "embeddings", None),
+        "benchmark.labelled.partition.list_file": benchmark.labelled.partition.list_file,
+    }
+    if benchmark.unlabelled is not None:
+        list_file = benchmark.unlabelled.partition.list_file
+        named["benchmark.unlabelled.partition.list_file"] = list_file
+    found: dict[str, str | None] = {}
+    for field, name in named.items():
+        if name is None:
+            continue
+        if not Path(name).is_file():
+            raise ConfigError(f"{field}: {name} is not there; give the path of an existing file")
+        found[field] = sha256_file(Path(name))
+    return found
 
 
 def write_plan(rows: Sequence[Mapping[str, Any]], path: Path = PLAN_FILE) -> None:

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from ecocseg.config import unknown
+from ecocseg.data.classes import CLASS_TABLES
 from ecocseg.encodings import build_encoding
 from ecocseg.engine import checkpoint
 from ecocseg.engine.evaluate import predict_slide, predict_whole
@@ -39,17 +42,21 @@ def predict(
     components = validate(record["spec"])
     options = dict(record["spec"]["encoding"])
     encoding = build_encoding(options.pop("name"), options, record["classes"]).to(device)
-    model = build_model(components.model, encoding.channels).to(device).eval()
+    # The checkpoint replaces every weight: none need be fetched for it.
+    untrained = replace(components.model, weights="none")
+    model = build_model(untrained, encoding.channels).to(device).eval()
     folder = run_directory(results, run_id)
     state = checkpoint.load(folder / (BEST if weights == "best" else LAST), device)
     state = state["student"] if weights == "best" else state["trainer"][_role(weights)]
     if state is None:
         raise DataError(f"{run_id}: the run has no teacher; take --weights last or best")
     model.load_state_dict(state)
-    palette = _palette(len(record["classes"]))
+    palette = _palette(record["classes"])
     evaluation = components.benchmark.evaluation
-    count = 0
-    for path in _images(paths):
+    stored = record["protocol"]["image_size"]
+    images = list(_images(paths))
+    _refuse_overwriting(images, out)
+    for path in images:
         try:
             with Image.open(path) as picture:
                 pixels = np.array(picture.convert("RGB"))
@@ -57,6 +64,9 @@ def predict(
             raise DataError(f"{path}: cannot be read as an image ({error})") from error
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
         size = pixels.shape[:2]
+        if stored != "original":
+            # The network knows images of the size that its data set was prepared at.
+            batch = F.interpolate(batch, tuple(stored), mode="bilinear", antialias=True)
         if evaluation.mode == "slide":
             labels = predict_slide(model, encoding, batch, size, evaluation)
         else:
@@ -68,8 +78,7 @@ def predict(
         coloured.putpalette(palette)
         with atomic_path(out / f"{path.stem}_colour.png") as temporary:
             coloured.save(temporary)
-        count += 1
-    print(f"{count} images -> {out}: NAME.png holds train ids, NAME_colour.png shows them")
+    print(f"{len(images)} images -> {out}: NAME.png holds train ids, NAME_colour.png shows them")
 
 
 def _finished(results: Path, run_id: str) -> dict[str, Any]:
@@ -84,16 +93,27 @@ def _role(weights: str) -> str:
     return "teacher" if weights == "teacher" else "student"
 
 
-def _palette(classes: int) -> list[int]:
-    from ecocseg.data.classes import CLASS_TABLES
-
+def _palette(names: Sequence[str]) -> list[int]:
+    """Colours of a known class table, or distinct hues for classes of a person's own."""
     for table in CLASS_TABLES.values():
-        if len(table.names) == classes:
+        if list(table.names) == list(names):
             return [channel for colour in table.colors for channel in colour]
-    # Distinct hues for classes of a person's own.
-    hues = Image.new("HSV", (classes, 1))
-    hues.putdata([(255 * i // classes, 200, 230) for i in range(classes)])
+    hues = Image.new("HSV", (len(names), 1))
+    hues.putdata([(255 * i // len(names), 200, 230) for i in range(len(names))])
     return list(hues.convert("RGB").tobytes())
+
+
+def _refuse_overwriting(images: Sequence[Path], out: Path) -> None:
+    """Raise DataError when a label would replace an image, or two labels would have one name."""
+    for path in images:
+        if path.resolve().parent == out.resolve():
+            raise DataError(f"{path}: lies in --out {out}; give another folder for the labels")
+    stems = [path.stem for path in images]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise DataError(
+            f"{twice}: two images have this name, and their labels would too; label them into two "
+            "folders (--out)"
+        )
 
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:

@@ -112,9 +112,13 @@ class Prepared:
             # How many images at a time is a matter of speed.
             **{k: v for k, v in evaluation.items() if k != "batch_size"},
             "image_size": list(self.manifest.size or ()) or "original",
-            "label_size": "original",
+            "label_size": "original" if self._original_labels() else "stored",
             "fingerprint": self.manifest.fingerprint,
         }
+
+    def _original_labels(self) -> bool:
+        """Whether the evaluated split was prepared with its labels at their own size."""
+        return self.manifest.size is None or any(r.label_size != r.image_size for r in self.rows)
 
 
 def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -160,6 +164,7 @@ class _Execution:
         )
         self.trainer = self.run.trainer()
         self.results: dict[str, Any] = {"train": [], "eval": [], "last": None, "best": None}
+        self.earlier_seconds = 0.0
         self.best_score = float("-inf")
         self._written = 0.0
         self._speed: float | None = None
@@ -211,6 +216,7 @@ class _Execution:
             state = checkpoint.load(path)
             self.trainer.restore(state["trainer"])
             self.results = state["results"]
+            self.earlier_seconds = state["seconds"]
             if self.results["best"] is not None:
                 self.best_score = _score(self.results["best"]["student"]["confusion"])
         self._write_status(step=self.trainer.step, force=True)
@@ -248,7 +254,8 @@ class _Execution:
     def _on_checkpoint(self, event: CheckpointEvent, tracker: RunTracker) -> None:
         # Points before checkpoint: what a checkpoint says is done must be in the curves.
         tracker.events.flush()
-        checkpoint.save(self.run_dir / LAST, {"trainer": event.state, "results": self.results})
+        state = {"trainer": event.state, "results": self.results, "seconds": self._seconds()}
+        checkpoint.save(self.run_dir / LAST, state)
         tracker.sync()
 
     def _record(self) -> dict[str, Any]:
@@ -271,12 +278,16 @@ class _Execution:
             "deviations": overrides,
             "environment": describe(self.device, self.settings["git"]),
             "timing": {
-                "seconds": time.time() - self.begun,
+                "seconds": self._seconds(),
                 "steps_per_second": self._speed or 0.0,
                 "peak_memory_mb": peak_memory_mb(self.device),
                 "attempts": self.status.attempt,
             },
         }
+
+    def _seconds(self) -> float:
+        """Time of all attempts up to their last checkpoint, and of this one so far."""
+        return self.earlier_seconds + time.time() - self.begun
 
     def _tags(self) -> dict[str, str]:
         spec = self.run.spec

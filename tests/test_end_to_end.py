@@ -153,7 +153,8 @@ def test_doctor_and_verify_find_nothing_wrong(project):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["experiments=[streets_uda]", "cluster.device=cuda"], "torch sees 0 GPUs"),
+        (["cluster.device=cuda"], "torch sees 0 GPUs"),
+        (["seeds=[0,1]"], "the plan decides what is run"),
         (["cluster.device=tpu"], "device: got 'tpu', allowed is auto, cpu or cuda"),
         (["data.root=/nowhere"], "/nowhere/processed/streets_camera: the data set"),
     ],

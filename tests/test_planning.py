@@ -166,6 +166,35 @@ def test_parameters_out_of_range_are_refused(fields, message):
         Params(**fields)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("experiments: camvid_ssl", "experiments: got 'camvid_ssl', expected a list, each a text"),
+        ("experiments: [1]", "experiments: got 1, expected a text"),
+        ("experiments: [a]\noverrides: [encoding.threshold: 0.9]", "overrides: got .*a text"),
+        ("experiments: [a]\ndata: {sources: {camvid: 3}}", r"data.sources.camvid: got 3"),
+        ("experiments: [a]\ndata: {root: ~/data}", "root: got '~/data', allowed is a path without"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_named(tmp_path, text, message):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_params(path=tmp_path / "params.yaml")
+
+
+def test_another_file_under_the_same_name_is_another_run(tmp_path):
+    path = tmp_path / "book.json"
+    overrides = [f"encoding.codebook_path={path}"]
+    with pytest.raises(ConfigError, match=r"encoding.codebook_path: .* is not there"):
+        ids(overrides=overrides)
+    found = []
+    for content in ("a", "b"):
+        path.write_text(content)
+        found.append(ids(overrides=overrides))
+    for key in found[0]:
+        assert (found[0][key] == found[1][key]) == ("ecoc" not in key[1])
+
+
 def test_an_unknown_parameter_is_named(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("experiments: [streets_uda]\nseed: [0]\n")

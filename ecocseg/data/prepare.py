@@ -35,6 +35,7 @@ from ecocseg.data.parallel import Progress, map_files
 from ecocseg.data.verify import Rules, fail_on, list_splits, open_label, rules_of, verify_raw
 from ecocseg.errors import DataError, UserError
 from ecocseg.files import atomic_path, atomic_write, require_space, sha256_file
+from ecocseg.version import RESULTS_VERSION
 
 _STARTED = ".preparing.json"
 _COPIED = {"PNG": ".png", "JPEG": ".jpg"}
@@ -59,7 +60,9 @@ class _Task:
 
 def preparation_digest(config: DatasetConfig, source: str) -> str:
     """Hash of all that decides the output; `source` stands for the raw files' content."""
-    return hashlib.sha256(json.dumps([SCHEMA, config.digest(), source]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([SCHEMA, RESULTS_VERSION, config.digest(), source]).encode()
+    ).hexdigest()
 
 
 def is_prepared(config: DatasetConfig, folder: Path, source: str = "") -> bool:

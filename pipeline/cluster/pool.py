@@ -9,6 +9,7 @@ bad data or a bug would only fail again.
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ class _Grid:
         self.settings = dict(settings)
         self.resources_of = resources_of
         self.max_retries = max_retries
-        # A run that stands in two experiments is executed once.
+        # A run id that stands twice in the rows is executed once.
         self.rows = {str(row["run_id"]): row for row in rows}
         self.progress = Progress(rows=list(self.rows.values()), results_dir=results_dir)
         self.pending: dict[ray.ObjectRef, str] = {}
@@ -189,10 +190,12 @@ class _Grid:
 
     def fail(self, run_id: str, message: str, trace: str = "") -> None:
         folder = run_directory(self.progress.results_dir, run_id)
-        if trace:
-            atomic_write(folder / "error.txt", trace)
-            message = f"{message}\n(traceback in {folder / 'error.txt'})"
-        mark_failed(folder, message)
+        # A full disk may be why it failed: the other runs go on all the same.
+        with suppress(OSError):
+            if trace:
+                atomic_write(folder / "error.txt", trace)
+                message = f"{message}\n(traceback in {folder / 'error.txt'})"
+            mark_failed(folder, message)
         self.progress.failed[run_id] = message
 
     def cancel(self) -> None:

@@ -92,7 +92,7 @@ def why_impossible(resources: Resources, nodes: Iterable[Mapping[str, Any]]) -> 
     available = "; ".join(describe_node(node) for node in live) or "no live node"
     return (
         f"asked for {resources.describe()}, which no live node can give; available: {available}. "
-        "Lower the run's resources (cluster group of the configuration), or start a node that "
+        "Lower what a run asks for (`cluster` in params.yaml), or start a node that "
         "has them (`ray start --address=... --labels=...`)"
     )
 

@@ -9,6 +9,7 @@ trial that finished after it is then read from there instead of being executed a
 import hashlib
 import json
 import os
+import shutil
 import sys
 import traceback
 import warnings
@@ -119,6 +120,11 @@ def search(
         raise Interrupted(
             "interrupted: finished trials are kept; the same command goes on with the search"
         ) from None
+    outcomes = [grid[i].metrics or {} for i in range(len(grid))]
+    if any(outcome.get(METRIC) in (None, FAILED) for outcome in outcomes):
+        # Tune holds a trial that raised for done: without its state the next command tries the
+        # failed ones again, and takes the finished ones from their own folders.
+        shutil.rmtree(path, ignore_errors=True)
     result = summarise(grid, list(distributions), max_steps)
     write_result(result, storage, objective)
     return result

@@ -6,6 +6,7 @@ from ecocseg.config import unknown
 from ecocseg.errors import ConfigError
 from pipeline.cluster.search import search
 from pipeline.cluster.session import ClusterConfig, connect
+from pipeline.cluster.space import parse_space
 from pipeline.compose import load_yaml
 from pipeline.params import Params
 from pipeline.planning import fingerprint, search_cell
@@ -18,6 +19,7 @@ def run(params: Params) -> None:
     """Search, and write results/search/trials.csv and best.yaml."""
     config, components = search_cell(params)
     space = load_yaml("search", params.search.space)
+    parse_space(space)
     check_space(params.search.space, space, config)
     data = {name: fingerprint(params, name, True) for name in components.benchmark.datasets}
     spec = RunSpec(

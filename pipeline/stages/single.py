@@ -10,14 +10,15 @@ from ecocseg.errors import ConfigError
 from pipeline.compose import compose_config
 from pipeline.params import Params
 from pipeline.planning import (
+    applicable,
     compose_cell,
     experiment_overrides,
+    file_fingerprints,
     file_overrides,
     fingerprint,
     load_experiment,
     plan_row,
     report_of,
-    weights_fingerprint,
 )
 from pipeline.run import execute_run
 from pipeline.spec import RunSpec, clean_config, validate
@@ -59,7 +60,9 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"seed: got {named['seed']!r}, allowed is a whole number from 0 up")
     name = named["experiment"]
     if name == ADHOC:
-        config = clean_config(compose_config([*params.overrides, *rest]))
+        shared = applicable(rest, [*file_overrides(params), *params.overrides])
+        rest = [*shared, *rest]
+        config = clean_config(compose_config(rest))
         components = validate(config)
         method = config["method"]["name"]
         experiment: dict[str, Any] = {
@@ -82,7 +85,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         rest = [*file_overrides(params), *experiment_overrides(params, name), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}
-    data |= weights_fingerprint(components)
+    data |= file_fingerprints(components)
     spec = RunSpec(
         experiment=name, cell=named["cell"], seed=int(named["seed"]), config=config, data=data
     )

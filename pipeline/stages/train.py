@@ -24,8 +24,8 @@ RESULTS = Path("results")
 def run(params: Params) -> None:
     """Bring every run of results/plan.jsonl to its record.
 
-    Raises UserError when runs failed: all others are finished by then, and the same command
-    starts the failed ones again.
+    Raises UserError when a smoke run failed, before any other starts, and when runs failed: all
+    others are finished by then. The same command starts the failed ones again.
     """
     rows = read_plan()
     todo = [row for row in rows if not record_file(RESULTS, row["run_id"]).is_file()]

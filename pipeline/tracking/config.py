@@ -105,7 +105,7 @@ def refuse_network_disk(config: TrackingConfig, mounts: str | None = None) -> No
     if kind := network_file_system(config.database.parent, mounts):
         raise UserError(
             f"tracking: {config.database} lies on a network disk ({kind}), where SQLite loses data "
-            "under several writers; set tracking.folder to a folder on a local disk, or start "
+            "under several writers; run the project from a local disk, or start "
             "`mlflow server` and set tracking.uri to http://HOST:5000, or set "
             "tracking.enabled: false"
         )
