@@ -44,6 +44,9 @@ def drive() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             text=True,
             env=os.environ | environment,
             start_new_session=True,
+            # Tests that were started in the background have Ctrl-C switched off, and a driver
+            # would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

@@ -59,7 +59,7 @@ def test_this_machine_has_a_readable_mount_table(tmp_path: Path):
 
 
 def test_sqlite_on_a_network_disk_is_refused_and_a_server_is_not(tmp_path: Path):
-    with pytest.raises(UserError, match=r"nfs4.*tracking\.folder.*tracking\.uri") as refused:
+    with pytest.raises(UserError, match=r"nfs4.*from a local disk.*tracking\.uri") as refused:
         refuse_network_disk(TrackingConfig(folder="/mnt/share/results/mlflow"), MOUNTS)
     assert "/mnt/share/results/mlflow/mlflow.db" in str(refused.value)
     with pytest.raises(UserError, match="cifs"):
