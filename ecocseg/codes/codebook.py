@@ -108,6 +108,13 @@ class Codebook:
         return self.bits.float() * 2 - 1
 
     @cached_property
+    def words(self) -> tuple[int, ...]:
+        """Codewords as integers, bit k of word n is bits[n,k]; empty where K exceeds 62."""
+        if self.length > 62:
+            return ()
+        return tuple(sum(bit << k for k, bit in enumerate(row)) for row in self.bits.tolist())
+
+    @cached_property
     def row_distances(self) -> Tensor:
         """Hamming distance of every pair of codewords, int64 [N,N]."""
         return ((self.length - self.signed @ self.signed.T) / 2).long()

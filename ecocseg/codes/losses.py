@@ -1,25 +1,20 @@
 """The loss on bits: cross-entropy, pixel-code distance and pixel-code contrast (Eq. 8 to 12)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from ecocseg.codes.bit_loss import Setting, loss_and_slope, slope_like
 from ecocseg.codes.codebook import Codebook
-from ecocseg.codes.pixels import check_logits, compute_dtype, full_precision, pieces
+from ecocseg.codes.pixels import check_logits, compute_dtype
 from ecocseg.errors import ConfigError
 from ecocseg.types import IGNORE
 
 Denominator = Literal["paper", "codebook"]
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
-
-# Logit vectors shorter than this have no direction: cosine 0, gradient 0.
-_SHORTEST = 1e-12
-
-# From here on softplus(x) = x, in float64 too.
-_LINEAR = 40.0
 
 
 class ECOCTerms(NamedTuple):
@@ -29,13 +24,6 @@ class ECOCTerms(NamedTuple):
     bce: Tensor
     distance: Tensor
     contrast: Tensor
-
-
-class _Setting(NamedTuple):
-    distance_weight: float
-    contrast_weight: float
-    temperature: float
-    extra_positive: bool
 
 
 class ECOCLoss(nn.Module):
@@ -57,7 +45,7 @@ class ECOCLoss(nn.Module):
         super().__init__()
         check_loss(distance_weight, contrast_weight, temperature, denominator)
         self.book = book
-        self.setting = _Setting(
+        self.setting = Setting(
             distance_weight, contrast_weight, temperature, denominator == "paper"
         )
 
@@ -72,9 +60,16 @@ class ECOCLoss(nn.Module):
         """
         check_logits(logits, self.book)
         _check_targets(logits, targets, weight, self.book.num_classes)
-        if not torch.is_grad_enabled():
-            logits = logits.detach()
-        return ECOCTerms(*_Loss.apply(logits, targets, weight, self.book, self.setting))
+        total, *parts, _ = _bit_loss(
+            logits,
+            targets,
+            None if weight is None else weight.detach(),
+            self.book.place(logits.device, compute_dtype(logits)),
+            self.book.words,
+            *self.setting,
+            want_slope=logits.requires_grad and torch.is_grad_enabled(),
+        )
+        return ECOCTerms(total, *(part.detach() for part in parts))
 
 
 def check_loss(
@@ -113,131 +108,77 @@ def _check_targets(
             )
 
 
-class _Loss(torch.autograd.Function):
-    """Forward and gradient in one pass over the logits, so that nothing else need be kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        targets: Tensor,
-        weight: Tensor | None,
-        book: Codebook,
-        setting: _Setting,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        dtype = compute_dtype(logits)
-        signed = book.place(logits.device, dtype)
-        batch, _, height, width = logits.shape
-        bits = targets.ndim == 4
-        if weight is None:
-            weight = logits.new_ones((batch, height, width), dtype=dtype)
-        weight = weight.detach().to(dtype)
-        if not bits:
-            weight = weight.masked_fill(targets == IGNORE, 0)
-            targets = targets.masked_fill(targets == IGNORE, 0)
-        flat_logits, flat_weight = logits.flatten(2), weight.flatten(1)
-        flat_targets = targets.flatten(-2)
-        grad, flat_grad = None, None
-        if ctx.needs_input_grad[0]:
-            last = logits.is_contiguous(memory_format=torch.channels_last)
-            layout = torch.channels_last if last else torch.contiguous_format
-            grad = torch.empty_like(logits, memory_format=layout)
-            flat_grad = grad.flatten(2)
-        sums = torch.zeros(3, dtype=torch.float64, device=logits.device)
-        with full_precision(logits):
-            for image, span in pieces(logits):
-                target = flat_targets[image, ..., span]
-                values, slope = _piece(
-                    flat_logits[image, :, span].to(dtype),
-                    _signed_target(target, signed),
-                    flat_weight[image, span],
-                    signed,
-                    setting,
-                    may_differ=bits,
-                    want_slope=flat_grad is not None,
-                )
-                sums += values
-                if flat_grad is not None and slope is not None:
-                    flat_grad[image, :, span] = slope
-        ctx.pixels = max(weight.numel(), 1)
-        if grad is not None:
-            # Saved before the division by the number of pixels, whose result half precision
-            # would round to zero; backward divides the incoming (maybe scaled) gradient.
-            ctx.save_for_backward(grad)
-        bce, distance, contrast = (sums / ctx.pixels).to(dtype)
-        total = bce + setting.distance_weight * distance + setting.contrast_weight * contrast
-        ctx.mark_non_differentiable(bce, distance, contrast)
-        return total, bce, distance, contrast
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.saved_tensors
-        return grad * (grad_total / ctx.pixels), None, None, None, None
-
-
-def _signed_target(target: Tensor, signed: Tensor) -> Tensor:
-    """Signed bits [K,c] of class labels [c] or of bits [K,c]."""
-    if target.ndim == 1:
-        # Six times as fast as indexing on a CPU.
-        return signed.T.gather(1, target.expand(signed.shape[1], -1))
-    return target.to(signed.dtype).mul(2).sub_(1)
-
-
-def _piece(
-    z: Tensor,
-    target: Tensor,
-    weight: Tensor,
+# An operator of our own: torch.compile takes it as a whole, and leaves the choice of kernel to it.
+@torch.library.custom_op("ecocseg::bit_loss", mutates_args=())
+def _bit_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
     signed: Tensor,
-    setting: _Setting,
-    *,
-    may_differ: bool,
+    words: Sequence[int],
+    distance_weight: float,
+    contrast_weight: float,
+    temperature: float,
+    extra_positive: bool,
     want_slope: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Weighted sums [3] of the terms over c pixels, and the gradient [K,c] of the total's sum.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(total, bce, distance, contrast, slope): means over all pixels; the slope is not divided.
 
-    `z` logits [K,c], `target` signed bits [K,c], `weight` [c], `signed` codewords [N,K].
-    `may_differ`: the target may be no codeword.
+    The gradient is computed in the forward pass, so that nothing else need be kept for it. It is
+    divided by the number of pixels only in the backward pass, together with the factor that a
+    loss scaler brings: half precision would round the quotient to zero.
     """
-    length = z.shape[0]
-    # Pixels that do not count must not leak, not even as 0 * nan. To look first would make a GPU
-    # wait, but saves time on a CPU.
-    counts = weight > 0
-    if z.device.type != "cpu" or not bool(counts.all()):
-        z = torch.where(counts, z, 0)
-    x = z * target
-    squares = (z * z).sum(0)
-    inverse = torch.where(squares > _SHORTEST**2, squares, torch.inf).rsqrt()
-    scale = inverse / math.sqrt(length)
-    cos_target = x.sum(0) * scale
-    cos = (signed @ z).mul_(scale)
+    setting = Setting(distance_weight, contrast_weight, temperature, extra_positive)
+    sums, slope = loss_and_slope(logits, targets, weight, signed, setting, want_slope)
+    bce, distance, contrast = (sums / _pixels(logits)).to(compute_dtype(logits)).unbind()
+    total = bce + distance_weight * distance + contrast_weight * contrast
+    if slope is None:
+        slope = logits.new_empty(0)
+    # Operators may return no views.
+    return total, bce.clone(), distance.clone(), contrast.clone(), slope
 
-    logits, positive = cos / setting.temperature, cos_target / setting.temperature
-    shift = torch.maximum(logits.amax(0), positive)
-    share = logits.sub_(shift).exp_()
-    denominator = share.sum(0)
-    # A target that is a codeword is among the N rows already; one that is not comes in addition.
-    extra = torch.zeros_like(positive)
-    if may_differ and setting.extra_positive:
-        known = (signed @ target).amax(0) > length - 1
-        extra = torch.exp(positive - shift).masked_fill_(known, 0)
-        denominator = denominator + extra
 
-    values = torch.stack(
-        [
-            nn.functional.softplus(-x, threshold=_LINEAR).sum(0) @ weight / length,
-            (1 - cos_target) @ weight,
-            (denominator.log() + shift - positive) @ weight,
-        ]
-    )
-    if not want_slope:
-        return values, None
+@_bit_loss.register_fake
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
+    signed: Tensor,
+    words: Sequence[int],
+    distance_weight: float,
+    contrast_weight: float,
+    temperature: float,
+    extra_positive: bool,
+    want_slope: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    total, bce, distance, contrast = logits.new_empty(4, dtype=compute_dtype(logits)).unbind()
+    slope = slope_like(logits) if want_slope else logits.new_empty(0)
+    return total, bce, distance, contrast, slope
 
-    # d cos_n / dz = c^_n / (|z| sqrt K) - cos_n z / |z|^2, and each term is a function of cosines.
-    pull = weight * (setting.contrast_weight / setting.temperature)
-    share.mul_(pull / denominator)
-    of_target = pull * (extra / denominator - 1) - weight * setting.distance_weight
-    along = ((share * cos).sum(0) + of_target * cos_target) * inverse.square()
-    slope = torch.sigmoid_(x.neg_()).mul_(weight / -length).add_(of_target * scale).mul_(target)
-    slope.addmm_(signed.T, share.mul_(scale))
-    return values, slope.addcmul_(z, along, value=-1)
+
+def _keep_slope(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[-1])
+    ctx.pixels = _pixels(inputs[0])
+
+
+def _backward(
+    ctx: Any, grad_total: Tensor | None, *others: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if any(other is not None for other in others):
+        raise RuntimeError("ECOCLoss: the loss has no second derivative")
+    if grad_total is None:
+        return (None,) * 10
+    (slope,) = ctx.saved_tensors
+    factor = grad_total / ctx.pixels
+    # In place unless it may be asked for again: a copy takes as much memory as the logits.
+    if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
+        return slope * factor, *(None,) * 9
+    return slope.mul_(factor), *(None,) * 9
+
+
+_bit_loss.register_autograd(_backward, setup_context=_keep_slope)
+
+
+def _pixels(logits: Tensor) -> int:
+    return max(logits.shape[0] * logits.shape[2] * logits.shape[3], 1)

@@ -76,15 +76,74 @@ def test_a_zero_vector_has_cosine_zero_and_no_pull(dtype):
     assert torch.allclose(grad[0, :, 0, 0].double(), pull, atol=1e-4)
 
 
-def test_saturated_bits_keep_their_gradient():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saturated_bits_keep_their_gradient(dtype):
     # With a 1e-4 inside the logarithm (the released code) this would be wrong by orders.
     book = Codebook([[0, 1], [1, 0]])
-    logits = torch.tensor([-30.0, 30.0]).view(1, 2, 1, 1)
+    logits = torch.tensor([-30.0, 30.0], dtype=dtype).view(1, 2, 1, 1)
     loss = ECOCLoss(book, distance_weight=0, contrast_weight=0)
     terms, grad = value_and_grad(loss, logits, torch.tensor([[[0]]]))
     expected = torch.exp(torch.tensor(-30.0)).item()
-    assert terms.total.item() == pytest.approx(expected, rel=1e-3)
-    assert grad.flatten().tolist() == pytest.approx([expected / 2, -expected / 2], rel=1e-3)
+    # The value is exact to the rounding of 1, the gradient to that of itself.
+    rounding = torch.finfo(dtype).eps
+    assert terms.total.item() == pytest.approx(expected, rel=1e-6, abs=2 * rounding)
+    wanted = pytest.approx([expected / 2, -expected / 2], rel=1e-6, abs=0)
+    assert grad.flatten().tolist() == wanted
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 200])
+def test_the_cross_entropy_of_many_bits_is_that_of_the_library(length):
+    # It takes one logarithm of a product of many factors down to 1/2, which must not underflow.
+    book = random_book(2, length, 0)
+    logits = torch.randn(1, length, 5, 5) * torch.tensor([1e-6, 1e-2, 1, 10, 1e4])
+    bits = torch.rand(logits.shape) < 0.5
+    got = ECOCLoss(book, distance_weight=0, contrast_weight=0)(logits, bits).total
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, bits.float())
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_graph_that_is_kept_gives_the_gradient_again():
+    # Otherwise the gradient is scaled in place.
+    book = random_book(5, 8, 0)
+    logits, labels = torch.randn(1, 8, 4, 4), torch.randint(0, 5, (1, 4, 4))
+    _, expected = value_and_grad(ECOCLoss(book), logits, labels)
+    logits.requires_grad_()
+    total = ECOCLoss(book)(logits, labels).total * 3
+    first, second = (torch.autograd.grad(total, logits, retain_graph=True)[0] for _ in range(2))
+    (last,) = torch.autograd.grad(total, logits)
+    for grad in (first, second, last):
+        assert torch.allclose(grad, 3 * expected, rtol=1e-6)
+    total = ECOCLoss(book)(logits, labels).total
+    (grad,) = torch.autograd.grad(total, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        grad.sum().backward()
+
+
+def test_compiled_whole_it_is_the_same():
+    book = Codebook(mmd_bits(7, 12, 0, 50))
+    head, loss = torch.nn.Conv2d(3, 12, 1), ECOCLoss(book)
+
+    def step(images, teacher):
+        mined = mine_reliable_bits(teacher, book)
+        bits = hybrid_labels(teacher, mined, book)
+        logits = head(images)
+        terms = loss(logits, bits, mined.confidence)
+        return terms.total, terms.contrast, decode(logits, book), mined.candidates
+
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for height in (5, 8):
+        images, teacher = torch.randn(2, 3, height, 6), torch.randn(2, 12, height, 6) * 4
+        results, grads = [], []
+        for call in (step, compiled):
+            head.zero_grad()
+            found = call(images, teacher)
+            found[0].backward()
+            results.append(found)
+            grads.append(head.weight.grad.clone())
+        for plain, whole in zip(*results, strict=True):
+            assert torch.allclose(plain, whole)
+        assert grads[0].any()
+        assert torch.allclose(*grads)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ecocseg import (
     soft_hamming_distance,
 )
 from ecocseg.codes.build import mmd_bits
+from ecocseg.codes.candidates import first_largest, nearest_first
 from ecocseg.codes.mining import code_bits
 
 
@@ -252,3 +253,32 @@ def test_quality_is_the_share_of_confident_pixels():
 def test_wrong_arguments_are_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call(random_book(5, 6, 0))
+
+
+@given(
+    st.integers(2, 12),
+    st.integers(1, 9),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 10_000),
+)
+def test_the_order_of_candidates_is_a_stable_sort(classes, pixels, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Halves from -1.5 to 1.5, with zeros of both signs, so that there are ties.
+    scores = torch.randint(-3, 4, (pixels, classes), generator=generator).to(dtype) / 2
+    scores *= torch.randint(0, 2, (pixels, classes), generator=generator) * 2 - 1
+    expected = [sorted(range(classes), key=lambda n: (-row[n], n)) for row in scores.tolist()]
+    assert nearest_first(scores).T.tolist() == expected
+    assert first_largest(scores.T).tolist() == [order[0] for order in expected]
+
+
+def test_the_first_of_equal_maxima_is_found_in_any_number_of_classes():
+    for classes in (255, 256, 300):
+        scores = torch.zeros(classes, 4)
+        scores[[7, 200, 250], [0, 1, 1]] = 1
+        assert first_largest(scores).tolist() == [7, 200, 0, 0]
+
+
+def test_logits_that_are_no_numbers_give_some_class():
+    book = Codebook(torch.eye(4))
+    labels = mine_reliable_bits(torch.full((1, 4, 2, 2), torch.nan), book).labels
+    assert ((labels >= 0) & (labels < 4)).all()
