@@ -1,6 +1,6 @@
 """What a training step spends on labels: ours, straightforward PyTorch, one-hot.
 
-    python benchmarks/label_path.py [--size 512] [--batch 2] [--coco] [--skip-direct]
+    python benchmarks/label_path.py [--size 512] [--batch 2] [--device cuda] [--skip-direct]
 
 One-hot: softmax, maximum and quality weight of a teacher's N channels, then weighted cross-entropy
 of a student's, forward and backward. Ours and direct: mining, hybrid labels and quality weight of
@@ -15,6 +15,7 @@ import ctypes
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -106,82 +107,111 @@ def peak_memory(run: Callable[[], None], device: torch.device) -> float:
     return resident("VmHWM") - before
 
 
-def measure(run: Callable[[], None], student: Tensor, runs: int) -> tuple[float, float]:
-    """(seconds, MB): best time of `runs` runs, peak memory of the first of them."""
-    device = student.device
+@dataclass
+class Path:
+    """One way from logits to a gradient, with its best time and its peak memory."""
 
-    def once() -> None:
-        student.grad = None
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    name: str
+    run: Callable[[], None]
+    student: Tensor
+    seconds: float = float("inf")
+    memory: float = 0.0
 
-    if runs > 1:
-        once()
-        student.grad = None
-    memory, best = 0.0, float("inf")
-    for index in range(runs):
+    def once(self) -> None:
+        """Run, and wait for a device that has not finished."""
+        self.student.grad = None
+        self.run()
+        if self.student.is_cuda:
+            torch.cuda.synchronize(self.student.device)
+
+    def time(self) -> None:
+        """Run once; the best time counts."""
         start = time.perf_counter()
-        if index == 0:
-            memory = peak_memory(once, device)
-        else:
-            once()
-        best = min(best, time.perf_counter() - start)
-    return best, memory
+        self.once()
+        self.seconds = min(self.seconds, time.perf_counter() - start)
+
+
+def measure(paths: list[Path], runs: int) -> None:
+    """Peak memory of one run of each path, then the best time of `runs` runs, taken in turns.
+
+    In turns, because a machine is slower at times: then all paths are.
+    """
+    for path in paths:
+        if runs > 1:
+            path.once()
+        path.student.grad = None
+        path.memory = peak_memory(path.once, path.student.device)
+        path.student.grad = None
+    for _ in range(runs):
+        for path in paths:
+            path.time()
+            path.student.grad = None
+
+
+def report(case: str, size: int, base: Path, paths: list[Path]) -> None:
+    for path in paths:
+        print(
+            f"| {case} | {path.name} | {size} | {path.seconds:.3f} "
+            f"| {path.seconds / base.seconds:.1f} | {path.memory:,.0f} "
+            f"| {path.memory / max(base.memory, 1):.1f} |",
+            flush=True,
+        )
 
 
 def compare(classes: int, length: int, kind: str, options: argparse.Namespace) -> None:
     """Print the rows of one case."""
     device = torch.device(options.device)
     book = Codebook.build("mmd", num_classes=classes, length=length, draws=2000)
-    labels = torch.randint(0, classes, (options.batch, options.size, options.size), device=device)
-    name = f"{kind}, N={classes}, K={length}"
-    results = {}
-
-    eye = torch.eye(classes, device=device)
-    teacher = make_logits(labels, eye, kind)
-    student = make_logits(labels, eye, "hard").requires_grad_()
-    results["one-hot"] = measure(lambda: one_hot_path(teacher, student), student, options.runs)
-
-    signed = book.signed.to(device)
-    teacher = make_logits(labels, signed, kind)
-    student = make_logits(labels, signed, "hard").requires_grad_()
+    eye, signed = torch.eye(classes, device=device), book.signed.to(device)
     loss = ECOCLoss(book)
-    results["ours"] = measure(lambda: our_path(teacher, student, book, loss), student, options.runs)
-    if not options.skip_direct:
-        # About five such tensors live at once when the gradient is taken.
-        needed = 5 * 4 * classes * student.numel() / 2**30
-        if needed < options.most_gb:
-            results["direct"] = measure(lambda: direct_path(teacher, student, book), student, 1)
-        else:
-            print(f"| {name} | direct | not run: needs about {needed:.0f} GB | | | |")
-    base_time, base_memory = results["one-hot"]
-    for path, (seconds, memory) in results.items():
-        print(
-            f"| {name} | {path} | {seconds:.3f} | {seconds / base_time:.1f} "
-            f"| {memory:,.0f} | {memory / max(base_memory, 1):.1f} |",
-            flush=True,
+
+    def paths(size: int) -> tuple[Path, Path, Path]:
+        labels = torch.randint(0, classes, (options.batch, size, size), device=device)
+        first = make_logits(labels, eye, kind)
+        first_student = make_logits(labels, eye, "hard").requires_grad_()
+        teacher = make_logits(labels, signed, kind)
+        student = make_logits(labels, signed, "hard").requires_grad_()
+        return (
+            Path("one-hot", lambda: one_hot_path(first, first_student), first_student),
+            Path("ours", lambda: our_path(teacher, student, book, loss), student),
+            Path("direct", lambda: direct_path(teacher, student, book), student),
         )
+
+    case = f"{kind}, N={classes}, K={length}"
+    one_hot, ours, direct = paths(options.size)
+    measure([one_hot, ours], options.runs)
+    report(case, options.size, one_hot, [one_hot, ours])
+    if options.skip_direct:
+        return
+    # About five such tensors live at once when the gradient is taken: where they do not fit, a
+    # smaller image tells the ratio.
+    size = options.size
+    while 5 * 4 * classes * length * options.batch * size**2 > options.most_gb * 2**30:
+        size //= 2
+    if size != options.size:
+        one_hot, _, direct = paths(size)
+        measure([one_hot], options.runs)
+    measure([direct], 1)
+    report(case, size, one_hot, [one_hot, direct][size == options.size :])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=5, help="runs of which the best counts")
+    parser.add_argument("--runs", type=int, default=7, help="runs of which the best counts")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--coco", action="store_true", help="also N=81, K=60")
     parser.add_argument("--skip-direct", action="store_true")
     parser.add_argument("--most-gb", type=float, default=12, help="memory that direct may take")
     options = parser.parse_args()
     torch.manual_seed(0)
     print(
-        f"B={options.batch}, {options.size}x{options.size}, {options.device}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n"
+        f"B={options.batch}, {options.device}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {platform.machine()}\n"
     )
-    print("| case | path | seconds | x one-hot | peak extra MB | x one-hot |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for classes, length in [(19, 40), (81, 60)] if options.coco else [(19, 40)]:
+    print("| case | path | size | seconds | x one-hot | peak extra MB | x one-hot |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for classes, length in ((19, 40), (81, 60)):
         for kind in ("easy", "hard"):
             compare(classes, length, kind, options)
 
