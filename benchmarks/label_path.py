@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ecocseg import Codebook, ECOCLoss, hybrid_labels, mine_reliable_bits, quality_weight
+from ecocseg import Codebook, ECOCLoss, quality_weight
+from ecocseg.codes.mining import denoise
 
 # The quality threshold is low so that random logits, too, weigh more than 0.
 THRESHOLD, QUALITY = 0.95, 0.68
@@ -35,10 +36,9 @@ def one_hot_path(teacher: Tensor, student: Tensor) -> None:
 
 
 def our_path(teacher: Tensor, student: Tensor, book: Codebook, loss: ECOCLoss) -> None:
-    mined = mine_reliable_bits(teacher, book, THRESHOLD)
-    targets = hybrid_labels(teacher, mined, book)
-    weight = quality_weight(mined.confidence, QUALITY)[:, None, None].expand_as(mined.confidence)
-    loss(student, targets, weight).total.backward()
+    found = denoise(teacher, book, THRESHOLD)
+    weight = quality_weight(found.confidence, QUALITY)[:, None, None].expand_as(found.confidence)
+    loss(student, found.bits, weight).total.backward()
 
 
 def direct_labels(teacher: Tensor, book: Codebook) -> tuple[Tensor, Tensor]:

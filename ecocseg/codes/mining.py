@@ -39,13 +39,19 @@ def mine_reliable_bits(
     outside 0..1 or a limit below 1, ValueError when the logits do not fit the codebook.
     """
     check_logits(logits, book)
+    return MinedBits(*_mine(logits, *_rules(logits, book, threshold, max_candidates)))
+
+
+def _rules(
+    logits: Tensor, book: Codebook, threshold: float, max_candidates: int | None
+) -> tuple[Tensor, Sequence[int], float, int]:
+    """Signed codewords, their words, least mean of |2p - 1|, most candidates."""
     check_mining(threshold, max_candidates)
-    limit = min(max_candidates or book.num_classes, book.num_classes)
     # max(p, 1 - p) = (1 + |s|) / 2 with s = tanh(z / 2), so its mean exceeds T when the mean of
     # |s| exceeds 2T - 1; rounded, because 2 * 0.95 - 1 falls short of 0.9 and ties would pass.
     least = round(2 * threshold - 1, 12)
-    signed = book.place(logits.device, compute_dtype(logits))
-    return MinedBits(*_mine(logits, signed, book.words, least, limit))
+    limit = min(max_candidates or book.num_classes, book.num_classes)
+    return book.place(logits.device, compute_dtype(logits)), book.words, least, limit
 
 
 # An operator of our own: torch.compile takes it as a whole, and leaves the choice of kernel to it.
@@ -60,6 +66,10 @@ def _mine(
 def _(
     logits: Tensor, signed: Tensor, words: Sequence[int], least: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _mined_like(logits)
+
+
+def _mined_like(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     labels = logits.new_empty((logits.shape[0], *logits.shape[2:]), dtype=torch.int64)
     mask = logits.new_empty(logits.shape, dtype=torch.bool)
     confidence = torch.empty_like(labels, dtype=compute_dtype(logits))
@@ -76,6 +86,59 @@ def check_mining(threshold: float, max_candidates: int | None) -> None:
         raise ConfigError(
             f"max_candidates: got {max_candidates}, allowed 1 or more, or none for no limit"
         )
+
+
+class Denoised(NamedTuple):
+    """Hybrid pseudo-labels (Eq. 7) of a batch of logits, and what made them."""
+
+    bits: Tensor
+    """Code-wise bits inside M, bit-wise ones outside, bool [B,K,H,W]."""
+    labels: Tensor
+    """Class of the nearest codeword, int64 [B,H,W]."""
+    candidates: Tensor
+    """As in `MinedBits`, int64 [B,H,W]."""
+    confidence: Tensor
+    """As in `MinedBits`, [B,H,W]."""
+    counts: Tensor
+    """Bits of the batch on which code-wise and bit-wise labels differ, those of them inside M,
+    and all inside M: int64 [3]."""
+
+
+@torch.no_grad()
+def denoise(
+    logits: Tensor, book: Codebook, threshold: float = 0.95, max_candidates: int | None = None
+) -> Denoised:
+    """`hybrid_labels` of `mine_reliable_bits` in one go, for logits [B,K,H,W].
+
+    The mask M itself is not given, and on a GPU not even made. Raises as `mine_reliable_bits`.
+    """
+    check_logits(logits, book)
+    return Denoised(*_denoise(logits, *_rules(logits, book, threshold, max_candidates)))
+
+
+@torch.library.custom_op("ecocseg::denoise", mutates_args=())
+def _denoise(
+    logits: Tensor, signed: Tensor, words: Sequence[int], least: float, limit: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    labels, mask, candidates, confidence = mine(logits, signed, least, limit)
+    bits = _codewords(labels, signed > 0)
+    counts = torch.zeros(3, dtype=torch.int64, device=logits.device)
+    for image in range(len(logits)):
+        signs, inside = logits[image] >= 0, mask[image]
+        differ = bits[image].logical_xor_(signs)
+        found = [differ.count_nonzero()]
+        differ.logical_and_(inside)
+        counts += torch.stack([*found, differ.count_nonzero(), inside.count_nonzero()])
+        differ.logical_xor_(signs)
+    return bits, labels, candidates, confidence, counts
+
+
+@_denoise.register_fake
+def _(
+    logits: Tensor, signed: Tensor, words: Sequence[int], least: float, limit: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    labels, bits, candidates, confidence = _mined_like(logits)
+    return bits, labels, candidates, confidence, labels.new_empty(3)
 
 
 @torch.no_grad()
@@ -96,11 +159,15 @@ def hybrid_labels(logits: Tensor, mined: MinedBits, book: Codebook) -> Tensor:
 
 def code_bits(labels: Tensor, book: Codebook) -> Tensor:
     """Codeword of each pixel's class: labels [B,H,W] in 0..N-1 -> bool [B,K,H,W]."""
+    return _codewords(labels, book.bits.to(labels.device))
+
+
+def _codewords(labels: Tensor, rows: Tensor) -> Tensor:
     batch, height, width = labels.shape
-    columns = book.bits.T.to(labels.device).expand(batch, -1, -1).contiguous()
+    columns = rows.T.expand(batch, -1, -1).contiguous()
     # `gather` with an expanded index: six times as fast as indexing on a CPU.
-    index = labels.reshape(batch, 1, -1).expand(-1, book.length, -1)
-    return columns.gather(2, index).view(batch, book.length, height, width)
+    index = labels.reshape(batch, 1, -1).expand(-1, rows.shape[1], -1)
+    return columns.gather(2, index).view(batch, rows.shape[1], height, width)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from ecocseg import (
 )
 from ecocseg.codes.build import mmd_bits
 from ecocseg.codes.candidates import first_largest, nearest_first
-from ecocseg.codes.mining import code_bits
+from ecocseg.codes.mining import code_bits, denoise
 
 
 def random_book(classes, length, seed):
@@ -138,6 +138,21 @@ def test_threshold_one_is_bit_wise(classes, seed, scale):
     mined = mine_reliable_bits(logits, book, threshold=1.0)
     assert not mined.mask.any()
     assert torch.equal(hybrid_labels(logits, mined, book), logits >= 0)
+
+
+@given(books(), st.integers(0, 10_000), st.sampled_from([0.5, 0.7, 0.95, 1.0]))
+def test_denoising_is_mining_and_hybrid_labels_with_counts(book, seed, threshold):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, book.length, 3, 2, generator=generator) * 3
+    mined = mine_reliable_bits(logits, book, threshold, 3)
+    found = denoise(logits, book, threshold, 3)
+    assert torch.equal(found.bits, hybrid_labels(logits, mined, book))
+    assert torch.equal(found.labels, mined.labels)
+    assert torch.equal(found.candidates, mined.candidates)
+    assert torch.equal(found.confidence, mined.confidence)
+    differ = book.bits[mined.labels].permute(0, 3, 1, 2) != (logits >= 0)
+    counts = [differ.sum(), (differ & mined.mask).sum(), mined.mask.sum()]
+    assert found.counts.tolist() == [int(count) for count in counts]
 
 
 @given(books(), st.integers(0, 10_000), st.sampled_from([0.6, 0.95]))
