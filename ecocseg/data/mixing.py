@@ -53,4 +53,8 @@ def paste(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
     """`foreground` where `mask` [B,H,W], else `background`; both [B,H,W] or [B,C,H,W]."""
     if foreground.dim() == mask.dim() + 1:
         mask = mask.unsqueeze(1)
+    if foreground.dtype == background.dtype == torch.bool:
+        # `where` on the bits of codewords takes ten times as long on a CPU.
+        differ = (foreground ^ background).logical_and_(mask)
+        return differ.logical_xor_(background)
     return torch.where(mask, foreground, background)
