@@ -32,7 +32,10 @@ _FIELDS: dict[str, type] = {
     "environment": dict,
     "timing": dict,
 }
+# Came later: records without them stay readable.
+_OPTIONAL_FIELDS: dict[str, type] = {"diagnostics": dict}
 _PROTOCOL_FIELDS = ("dataset", "split", "images", "mode", "image_size", "label_size", "fingerprint")
+_DIAGNOSTICS = {"pixels": int, "rank": list, "bits": dict, "classes": dict, "labels": dict}
 _VOLATILE_FIELDS = ("environment", "timing")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=-]*")
 
@@ -130,15 +133,17 @@ def _validate(record: Any, path: Path) -> None:
             f"got {found!r}, allowed {SCHEMA}; the file was written by another version of this "
             "project: use that version, or move the file away and run again",
         )
-    for name, kind in _FIELDS.items():
+    for name, kind in (_FIELDS | _OPTIONAL_FIELDS).items():
         if name not in record:
+            if name in _OPTIONAL_FIELDS:
+                continue
             fail(name, "is missing")
         # bool is an int in Python; a seed of True is a mistake all the same.
         value, is_bool = record[name], isinstance(record[name], bool)
         if not isinstance(value, kind) or is_bool != (kind is bool):
             fail(name, f"got {value!r:.60}, allowed a {kind.__name__}")
-    if unknown := sorted(set(record) - set(_FIELDS)):
-        fail(unknown[0], f"is unknown; allowed {', '.join(_FIELDS)}")
+    if unknown := sorted(set(record) - set(_FIELDS | _OPTIONAL_FIELDS)):
+        fail(unknown[0], f"is unknown; allowed {', '.join(_FIELDS | _OPTIONAL_FIELDS)}")
     if not _RUN_ID.fullmatch(record["run_id"]):
         fail("run_id", f"got {record['run_id']!r}, allowed letters, digits and _ . = -")
     if path.stem != record["run_id"]:
@@ -152,6 +157,24 @@ def _validate(record: Any, path: Path) -> None:
         if any("step" not in point for point in record["curves"][name]):
             fail(f"curves.{name}", "has a point without step")
     _validate_results(record, fail)
+    _validate_diagnostics(record, fail)
+
+
+def _validate_diagnostics(record: dict[str, Any], fail: Callable[[str, str], NoReturn]) -> None:
+    found = record.get("diagnostics")
+    if found is None:
+        return
+    for who in ("student", "teacher"):
+        field = f"diagnostics.{who}"
+        if who not in found:
+            fail(field, "is missing")
+        if found[who] is None and who == "teacher":
+            continue
+        if not isinstance(found[who], dict):
+            fail(field, f"got {found[who]!r:.60}, allowed a mapping")
+        for name, kind in _DIAGNOSTICS.items():
+            if not isinstance(found[who].get(name), kind):
+                fail(f"{field}.{name}", f"got no {kind.__name__}")
 
 
 def _validate_results(record: dict[str, Any], fail: Callable[[str, str], NoReturn]) -> None:

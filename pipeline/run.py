@@ -13,112 +13,23 @@ from typing import Any
 
 import torch
 
-from ecocseg.data.benchmark import build_streams, source_rows
-from ecocseg.data.manifest import Manifest, load_manifest, processed_dir
-from ecocseg.encodings import build_encoding
-from ecocseg.encodings.base import Encoding
+from ecocseg.diagnostics import diagnose, evenly_spaced
 from ecocseg.engine import checkpoint
-from ecocseg.engine.evaluate import evaluate
-from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent, StepEvent, Trainer
-from ecocseg.engine.seed import seeded
-from ecocseg.errors import DataError
+from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent, StepEvent
 from ecocseg.files import atomic_write, require_space
 from ecocseg.iou import mean_iou
-from ecocseg.methods import build_method
-from ecocseg.models.segmenter import build_model
 from pipeline.environment import describe, peak_memory_mb, pick_device
 from pipeline.locks import RunLock
-from pipeline.pictures import save_panel
+from pipeline.pictures import save_panel, save_pseudo_labels
+from pipeline.prepared import Prepared
 from pipeline.records import SCHEMA, is_finished, write_record
-from pipeline.spec import Components, RunSpec, validate
+from pipeline.spec import RunSpec
 from pipeline.status import RunStatus, read_status, record_file, run_directory, write_status
 from pipeline.tracking import RunTracker, TrackingConfig
 
 LAST, BEST = "last.pt", "best.pt"
 _STATUS_EVERY_S = 1.0
 _SMOKE_STEPS, _SMOKE_IMAGES = 2, 2
-
-
-class Prepared:
-    """A run's data, encoding and trainer, built from its specification."""
-
-    def __init__(self, spec: RunSpec, data_root: Path, device: torch.device) -> None:
-        self.spec = spec
-        self.components: Components = validate(spec.config)
-        self.device = device
-        benchmark = self.components.benchmark
-        self.manifests = {
-            name: _checked_manifest(data_root, name, spec.data.get(name))
-            for name in benchmark.datasets
-        }
-        self.manifest: Manifest = self.manifests[benchmark.evaluated.dataset]
-        self.rows = source_rows(benchmark.evaluated, self.manifests)
-        encoding = dict(spec.config["encoding"])
-        self.encoding: Encoding = build_encoding(
-            encoding.pop("name"), encoding, self.manifest.names
-        )
-        method = dict(spec.config["method"])
-        self.method = build_method(method.pop("name"), method)
-        # The first weights depend on the seed alone, so that cells of one seed compare.
-        with seeded(spec.seed, "weights"):
-            self.model = build_model(self.components.model, self.encoding.channels)
-
-    def trainer(self, steps: int | None = None) -> Trainer:
-        """The trainer over the schedule, or over its first `steps` steps."""
-        schedule = self.components.schedule
-        if steps is not None:
-            schedule = replace(
-                schedule, steps=steps, log_every=1, evaluate_every=steps, checkpoint_every=steps
-            )
-        return Trainer(
-            schedule,
-            model=self.model,
-            encoding=self.encoding,
-            method=self.method,
-            device=self.device,
-            seed=self.spec.seed,
-        )
-
-    def events(self, trainer: Trainer, images: int | None = None) -> Any:
-        """Iterate the trainer's events; evaluation on the first `images` images or all."""
-        schedule = self.components.schedule
-        streams = build_streams(
-            self.components.benchmark,
-            self.manifests,
-            self.method.streams,
-            schedule.labelled_batch,
-            schedule.unlabelled_batch,
-        )
-        return trainer.fit(
-            streams,
-            lambda model: evaluate(
-                model,
-                self.encoding,
-                self.rows[:images],
-                self.components.benchmark.evaluation,
-                self.device,
-                trainer.autocast,
-            ),
-        )
-
-    def protocol(self) -> dict[str, Any]:
-        """What a score must share with another one to be compared with it."""
-        evaluated = self.components.benchmark.evaluated
-        evaluation = self.spec.config["benchmark"]["evaluation"]
-        return {
-            "dataset": evaluated.dataset,
-            "split": evaluated.split,
-            "images": len(self.rows),
-            # How many images at a time is a matter of speed.
-            **{k: v for k, v in evaluation.items() if k != "batch_size"},
-            "image_size": list(self.manifest.size or ()) or "original",
-            "label_size": "original" if self._original_labels() else "stored",
-            "fingerprint": self.manifest.fingerprint,
-        }
-
-    def _original_labels(self) -> bool:
-        """Whether the evaluated split was prepared with its labels at their own size."""
-        return self.manifest.size is None or any(r.label_size != r.image_size for r in self.rows)
 
 
 def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -191,18 +102,8 @@ class _Execution:
                         self._on_evaluation(event, tracker)
                     else:
                         self._on_checkpoint(event, tracker)
-            panel = self.run_dir / "pictures" / "panel.png"
-            chosen = self.run.rows[:: max(1, len(self.run.rows) // 3)][:3]
-            save_panel(
-                panel,
-                chosen,
-                self.run.manifest,
-                self.run.encoding,
-                self.trainer.student,
-                self.trainer.teacher or self.trainer.student,
-                self.device,
-            )
-            tracker.artifact(panel, "pictures")
+            for picture in self._pictures():
+                tracker.artifact(picture, "pictures")
             record = self._record()
             tracker.record(record)
             # Last: from now on the run counts as finished.
@@ -258,6 +159,33 @@ class _Execution:
         checkpoint.save(self.run_dir / LAST, state)
         tracker.sync()
 
+    def _pictures(self) -> list[Path]:
+        """Draw what the run sees of three images; the files."""
+        folder, teacher = self.run_dir / "pictures", self.trainer.teacher or self.trainer.student
+        shown = (evenly_spaced(self.run.rows, 3), self.run.manifest, self.run.encoding)
+        panel, labels = folder / "panel.png", folder / "pseudo_labels.png"
+        save_panel(panel, *shown, self.trainer.student, teacher, self.device)
+        save_pseudo_labels(labels, *shown, teacher, self.device)
+        return [panel, labels]
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """Diagnostics of the last weights on evenly spaced evaluated images."""
+        rows = evenly_spaced(self.run.rows)
+        found: dict[str, Any] = {"images": len(rows), **self.run.encoding.facts()}
+        for role, model in (("student", self.trainer.student), ("teacher", self.trainer.teacher)):
+            if model is None:
+                found[role] = None
+                continue
+            found[role] = diagnose(
+                model,
+                self.run.encoding,
+                rows,
+                self.run.components.benchmark.evaluation,
+                self.device,
+                self.trainer.autocast,
+            )
+        return found
+
     def _record(self) -> dict[str, Any]:
         spec = self.run.spec
         report = self.row["report"]
@@ -273,6 +201,7 @@ class _Execution:
             "protocol": self.run.protocol(),
             "results": {"last": self.results["last"], "best": self.results["best"]},
             "curves": {"train": self.results["train"], "eval": self.results["eval"]},
+            "diagnostics": self._diagnostics(),
             "data": dict(spec.data),
             "paper_exact": report.get("paper") is not None and not overrides,
             "deviations": overrides,
@@ -316,14 +245,3 @@ class _Execution:
 
 def _score(confusion: list[list[int]]) -> float:
     return mean_iou(torch.tensor(confusion))
-
-
-def _checked_manifest(data_root: Path, name: str, fingerprint: str | None) -> Manifest:
-    manifest = load_manifest(processed_dir(data_root, name))
-    if manifest.fingerprint != fingerprint:
-        raise DataError(
-            f"{manifest.folder}: the prepared data is not what the run was planned with "
-            f"({manifest.fingerprint[:12]} instead of {(fingerprint or 'none')[:12]}); run "
-            "`dvc repro plan` for a plan with the present data"
-        )
-    return manifest

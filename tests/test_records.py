@@ -97,6 +97,41 @@ def test_a_record_out_of_schema_is_refused_by_name_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def make_diagnostics():
+    counted = {"pixels": 4, "rank": [3, 1, 0], "bits": {}, "classes": {}, "labels": {}}
+    return {"images": 1, "student": counted, "teacher": None}
+
+
+def test_diagnostics_may_be_there_and_are_compared(tmp_path: Path):
+    record = make_record() | {"diagnostics": make_diagnostics()}
+    assert read_record(write_record(tmp_path, record)) == record
+    assert comparable(record) != comparable(make_record())
+    other = copy.deepcopy(record)
+    other["diagnostics"]["student"]["rank"][0] += 1
+    assert comparable(record) != comparable(other)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"student": None}, "diagnostics.student: got None, allowed a mapping"),
+        ({"teacher": []}, "diagnostics.teacher: got [], allowed a mapping"),
+        ({"student": {"rank": []}}, "diagnostics.student.pixels: got no int"),
+    ],
+)
+def test_diagnostics_out_of_schema_are_refused(tmp_path: Path, change, message):
+    record = make_record() | {"diagnostics": make_diagnostics() | change}
+    with pytest.raises(UserError) as refused:
+        write_record(tmp_path, record)
+    assert message in str(refused.value)
+    del record["diagnostics"]["teacher"]
+    record["diagnostics"]["student"] = make_diagnostics()["student"]
+    with pytest.raises(UserError, match=r"diagnostics\.teacher: is missing"):
+        write_record(tmp_path, record)
+    with pytest.raises(UserError, match="diagnostics: got None, allowed a dict"):
+        write_record(tmp_path, make_record() | {"diagnostics": None})
+
+
 @pytest.mark.parametrize("field", ["classes", "protocol", "results", "data", "timing"])
 def test_a_missing_field_is_named(tmp_path: Path, field: str):
     record = make_record()

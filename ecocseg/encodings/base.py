@@ -1,7 +1,8 @@
 """The seam of the design: what a method needs to know of how classes become channels."""
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,36 @@ class Encoding(nn.Module, ABC):
         `valid` bool [B,H,W]: pixels that are no padding; the others are left out of the quality
         share and get quality 0.
         """
+
+    @abstractmethod
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Confidence of each pixel in 0..1, as in `pseudo_label`: [B,K,H,W] -> [B,H,W]."""
+
+    @abstractmethod
+    def bit_probabilities(self, logits: Tensor) -> Tensor:
+        """Probability that a channel's target bit is 1: [B,K,H,W] -> [B,K,H,W], float32 or 64."""
+
+    @abstractmethod
+    def bit_targets(self, labels: Tensor) -> Tensor:
+        """The bits that the channels stand for: labels [B,H,W] -> bool [B,K,H,W].
+
+        What an ignored pixel (255) becomes is left open.
+        """
+
+    def label_diagnostics(self, logits: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """Counts, int64, of what only this encoding's pseudo-labels have; added up over batches.
+
+        `logits` [B,K,H,W], `labels` [B,H,W] with no pixel ignored. Nothing by default.
+        """
+        return {}
+
+    def label_maps(self, logits: Tensor) -> Mapping[str, Tensor]:
+        """Counts worth a picture that only this encoding has, by title: [B,K,H,W] -> [B,H,W]."""
+        return {}
+
+    def facts(self) -> Mapping[str, Any]:
+        """Plain values that a reader of `label_diagnostics` needs to know. Nothing by default."""
+        return {}
 
     def pixel_quality(self, confidence: Tensor, valid: Tensor | None) -> Tensor:
         """Loss weight of each pixel [B,H,W] from its confidence: Eq. 47 (image) or 48 (pixel)."""

@@ -1,8 +1,8 @@
 """Error-correcting output codes: a channel per bit, classes as codewords (ECOCSeg)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from ecocseg.codes.build import BUILDERS
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.decode import decode, soft_hamming_distance
 from ecocseg.codes.losses import Denominator, ECOCLoss, check_loss
-from ecocseg.codes.mining import check_mining, code_bits, mine_reliable_bits
+from ecocseg.codes.mining import check_mining, code_bits, denoise, mine_reliable_bits
+from ecocseg.codes.pixels import compute_dtype
+from ecocseg.codes.statistics import THRESHOLDS, label_statistics
 from ecocseg.encodings.base import Encoding, Quality, check_quality_fields
 from ecocseg.errors import ConfigError
 from ecocseg.types import IGNORE, PseudoLabel, Terms
@@ -104,6 +106,37 @@ class ECOCEncoding(Encoding):
         """Minus the soft Hamming distance, as a share of the K bits."""
         return soft_hamming_distance(logits, self.book).div(-self.book.length)
 
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Mean over the K bits of max(p, 1 - p)."""
+        ones = self.bit_probabilities(logits)
+        return torch.maximum(ones, 1 - ones).mean(1)
+
+    def bit_probabilities(self, logits: Tensor) -> Tensor:
+        """Sigmoid of the logits."""
+        return torch.sigmoid(logits.to(compute_dtype(logits)))
+
+    def bit_targets(self, labels: Tensor) -> Tensor:
+        """Codewords."""
+        return self.encode(labels)
+
+    def label_diagnostics(self, logits: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
+        """`label_statistics`, for the configured T and for those of the sweep."""
+        config = self.config
+        return label_statistics(logits, labels, self.book, config.threshold, config.max_candidates)
+
+    @torch.no_grad()
+    def label_maps(self, logits: Tensor) -> Mapping[str, Tensor]:
+        """Size of the candidate set, and bits on which code-wise and bit-wise labels differ."""
+        config = self.config
+        mined = mine_reliable_bits(logits, self.book, config.threshold, config.max_candidates)
+        differ = code_bits(mined.labels, self.book) ^ (logits >= 0)
+        return {"candidates": mined.candidates, "differing bits": differ.sum(1)}
+
+    def facts(self) -> Mapping[str, Any]:
+        """The codebook's rows as texts of 0 and 1, and the T of the sweep."""
+        rows = ["".join("1" if bit else "0" for bit in row) for row in self.book.bits.tolist()]
+        return {"codebook": rows, "thresholds": list(THRESHOLDS)}
+
     @torch.no_grad()
     def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
         """Hybrid labels (or code-wise, or bit-wise ones) and the confidence of the bits.
@@ -111,30 +144,27 @@ class ECOCEncoding(Encoding):
         Statistics: confidence, quality, mask_share (mean of M), candidates (mean), difference
         (bits per pixel on which code-wise and bit-wise labels differ), correction (those in M).
         """
-        mined = mine_reliable_bits(
-            logits, self.book, self.config.threshold, self.config.max_candidates
-        )
-        code, bitwise = code_bits(mined.labels, self.book), logits >= 0
-        differ = code ^ bitwise
-        correction = differ & mined.mask
-        if self.config.labels == "hybrid":
-            targets = bitwise.logical_xor_(correction)
+        config = self.config
+        found = denoise(logits, self.book, config.threshold, config.max_candidates)
+        if config.labels == "hybrid":
+            targets = found.bits
         else:
-            targets = code if self.config.labels == "code" else bitwise
-        quality = self.pixel_quality(mined.confidence, valid)
-        pixels = max(mined.labels.numel(), 1)
+            targets = logits >= 0 if config.labels == "bit" else code_bits(found.labels, self.book)
+        quality = self.pixel_quality(found.confidence, valid)
+        pixels = max(found.labels.numel(), 1)
+        difference, correction, masked = (found.counts / pixels).unbind()
         statistics = {
-            "confidence": mined.confidence.mean(),
+            "confidence": found.confidence.mean(),
             "quality": quality.mean(),
-            "mask_share": mined.mask.count_nonzero() / max(mined.mask.numel(), 1),
-            "candidates": mined.candidates.sum() / pixels,
-            "difference": differ.count_nonzero() / pixels,
-            "correction": correction.count_nonzero() / pixels,
+            "mask_share": masked / self.book.length,
+            "candidates": found.candidates.sum() / pixels,
+            "difference": difference,
+            "correction": correction,
         }
         return PseudoLabel(
             targets=targets,
-            labels=mined.labels,
-            confidence=mined.confidence,
+            labels=found.labels,
+            confidence=found.confidence,
             quality=quality,
             statistics=statistics,
         )

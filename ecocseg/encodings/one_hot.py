@@ -57,6 +57,19 @@ class OneHotEncoding(Encoding):
         """Softmax probabilities."""
         return logits.to(compute_dtype(logits)).softmax(1)
 
+    def confidence(self, logits: Tensor) -> Tensor:
+        """The largest softmax probability."""
+        return self.class_scores(logits).amax(1)
+
+    def bit_probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax probabilities: a channel's bit says that the pixel is of its class."""
+        return self.class_scores(logits)
+
+    def bit_targets(self, labels: Tensor) -> Tensor:
+        """One bit of N is set, of an ignored pixel none."""
+        classes = torch.arange(self.num_classes, device=labels.device)
+        return labels[:, None] == classes[:, None, None]
+
     @torch.no_grad()
     def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
         """Class and probability of the largest softmax output."""

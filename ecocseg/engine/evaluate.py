@@ -90,26 +90,30 @@ def predict_slide(
     config: EvaluationConfig,
 ) -> Tensor:
     """Classes [1,H,W] at `size` of one image [1,3,h,w]: mean class scores of all windows."""
+    height, width = images.shape[-2:]
+    places = window_places(height, width, config)
+    scores = images.new_zeros(1, encoding.num_classes, height, width)
+    visits = images.new_zeros(1, 1, height, width)
+    for first in range(0, len(places), config.batch_size):
+        part = places[first : first + config.batch_size]
+        windows = torch.cat([images[..., rows, columns] for rows, columns in part])
+        found = encoding.class_scores(model(windows))
+        for score, (rows, columns) in zip(found, part, strict=True):
+            scores[..., rows, columns] += score
+            visits[..., rows, columns] += 1
+    return _resized(scores / visits, size).argmax(1)
+
+
+def window_places(height: int, width: int, config: EvaluationConfig) -> list[tuple[slice, slice]]:
+    """Rows and columns of every sliding window over an image, row by row; all of one size."""
     assert config.window is not None
     assert config.stride is not None
-    height, width = images.shape[-2:]
     high, wide = min(config.window[0], height), min(config.window[1], width)
-    corners = [
-        (top, left)
+    return [
+        (slice(top, top + high), slice(left, left + wide))
         for top in _starts(height, high, config.stride[0])
         for left in _starts(width, wide, config.stride[1])
     ]
-    scores = images.new_zeros(1, encoding.num_classes, height, width)
-    visits = images.new_zeros(1, 1, height, width)
-    for first in range(0, len(corners), config.batch_size):
-        part = corners[first : first + config.batch_size]
-        windows = torch.cat([images[..., t : t + high, x : x + wide] for t, x in part])
-        found = encoding.class_scores(model(windows))
-        for score, (top, left) in zip(found, part, strict=True):
-            place = (..., slice(top, top + high), slice(left, left + wide))
-            scores[place] += score
-            visits[place] += 1
-    return _resized(scores / visits, size).argmax(1)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

@@ -39,16 +39,20 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[Drawn]:
     return [drawn for drawn in found if drawn is not None]
 
 
-def best_cell(experiment: Experiment) -> Cell | None:
-    """The ranked cell with the highest mean; of all cells when none is ranked."""
-    finished = [cell for cell in experiment.cells if cell.records]
+def best_cell(experiment: Experiment, among: Sequence[Cell] | None = None) -> Cell | None:
+    """The ranked cell with the highest mean; of all cells when none is ranked.
+
+    `among`: cells to choose from, by default all of the experiment.
+    """
+    cells = experiment.cells if among is None else among
+    finished = [cell for cell in cells if cell.records]
     ranked = [cell for cell in finished if cell.ranked] or finished
     scored = [(statistic(list(cell_means(experiment, cell).values())), cell) for cell in ranked]
     there = [(score.mean, cell) for score, cell in scored if score is not None]
     return max(there, key=lambda pair: pair[0])[1] if there else None
 
 
-def _labels(experiment: Experiment) -> list[str]:
+def row_labels(experiment: Experiment) -> list[str]:
     """Row labels in order: their position is their colour in every figure."""
     return list(dict.fromkeys(cell.label for cell in experiment.cells))
 
@@ -71,7 +75,7 @@ def _learning_curves(experiment: Experiment, path: Path) -> Drawn | None:
                 network = cell.selection.split(".")[1]
                 chosen = chosen[chosen["network"] == network]
                 if not chosen.empty:
-                    position = _labels(experiment).index(cell.label)
+                    position = row_labels(experiment).index(cell.label)
                     _band(axis, over_seeds(chosen, "miou").to_numpy(), cell.label, position)
             axis.set_title(plain(column) if column else "Validation mIoU while training")
             _steps(axis)
@@ -109,9 +113,9 @@ def _grid(experiment: Experiment, path: Path) -> Drawn | None:
     columns = list(dict.fromkeys(cell.column for cell in experiment.cells if cell.column))
     if experiment.layout != "grid" or len(columns) < 2:
         return None
-    middle = (len(_labels(experiment)) - 1) / 2
+    middle = (len(row_labels(experiment)) - 1) / 2
     with canvas(path, height=3.6) as (axis,):
-        for position, label in enumerate(_labels(experiment)):
+        for position, label in enumerate(row_labels(experiment)):
             cells = {cell.column: cell for cell in experiment.cells if cell.label == label}
             scores = [
                 statistic(list(cell_means(experiment, cells[c]).values())) if c in cells else None
@@ -251,12 +255,12 @@ def _pseudo_labels(experiment: Experiment, path: Path) -> Drawn | None:
             for cell in cells:
                 chosen = frame[frame["cell"] == cell.name].dropna(subset=[name])
                 if not chosen.empty:
-                    position = _labels(experiment).index(cell.label)
+                    position = row_labels(experiment).index(cell.label)
                     _band(axis, over_seeds(chosen, name).to_numpy(), cell.label, position)
             axis.set_title(title, fontsize=8.8)
             axis.set_ylabel(unit)
             _steps(axis)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(bottom=0, top=None if frame[name].any() else 1)
         _hide(axes[len(shown) :])
         shared_legend(_fullest(axes))
     return Drawn(

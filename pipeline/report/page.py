@@ -28,6 +28,8 @@ class Section:
     table: Table
     figures: Sequence[Drawn]
     panels: Sequence[Panel] = field(default_factory=list)
+    labels: Drawn | None = None
+    """A picture of pseudo-labels, wider than the others."""
 
 
 def report_page(
@@ -99,13 +101,15 @@ def _section(section: Section, processed_root: Path | None) -> str:
         html_table(section.table),
         _figures(section.figures),
     ]
-    if section.panels:
+    if section.panels or section.labels:
         parts.append("<h3>Pictures</h3>")
         if processed_root is not None:
             parts.append(_legend(class_colours(experiment.protocol["dataset"], processed_root)))
         parts.append('<div class="panels">')
         parts += [_figure(inline_picture(panel.path), _caption(panel)) for panel in section.panels]
         parts.append("</div>")
+        if section.labels is not None:
+            parts.append(_figure(inline_picture(section.labels.path), section.labels.caption))
     return "\n".join(part for part in parts if part) + "\n</section>"
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipeline.report.runs import Experiment
 
+PSEUDO_LABELS = "pseudo_labels.png"
 _PANELS_PER_CELL = 2
 
 
@@ -34,14 +35,16 @@ class Overlay:
 def cell_panels(experiment: Experiment, runs_dir: Path) -> list[Panel]:
     """Panels of each cell's run with the lowest finished seed, the last ones by number.
 
-    Looks for `runs_dir/<run_id>/pictures/*.png`; a run without pictures has no panel.
+    Looks for `runs_dir/<run_id>/pictures/*.png`; a run without pictures has no panel. The picture
+    of the pseudo-labels is none: the report shows one of them.
     """
     panels = []
     for cell in experiment.cells:
         if cell.records:
             pictures = runs_dir / cell.run_ids[min(cell.records)] / "pictures"
             label = f"{cell.label}, {cell.column}" if cell.column else cell.label
-            paths = sorted(pictures.glob("[!.]*.png"), key=_natural)[-_PANELS_PER_CELL:]
+            paths = [p for p in pictures.glob("[!.]*.png") if p.name != PSEUDO_LABELS]
+            paths = sorted(paths, key=_natural)[-_PANELS_PER_CELL:]
             panels += [Panel(label=label, path=path) for path in paths]
     return panels
 

@@ -26,12 +26,14 @@ def aggregate(
     record, mixed protocols, an unknown class, selection or row of the paper) and writes nothing.
     """
     from pipeline.report.curves import evaluation_curves
+    from pipeline.report.diagnostics import draw_diagnostics, label_picture
     from pipeline.report.figures import draw_figures
     from pipeline.report.page import Section, report_page
     from pipeline.report.panels import cell_panels, data_overlays
     from pipeline.report.search_figure import draw_search
 
     out, records_dir = Path(out), Path(records_dir)
+    runs = records_dir.parent / "runs"
     experiments = load_experiments(plan_path, records_dir)
     tables = [build_table(experiment) for experiment in experiments]
     sections: list[Section] = []
@@ -44,8 +46,12 @@ def aggregate(
             Section(
                 experiment=experiment,
                 table=table,
-                figures=draw_figures(experiment, out / "figures"),
-                panels=cell_panels(experiment, records_dir.parent / "runs"),
+                figures=[
+                    *draw_figures(experiment, out / "figures"),
+                    *draw_diagnostics(experiment, out / "figures"),
+                ],
+                panels=cell_panels(experiment, runs),
+                labels=label_picture(experiment, runs),
             )
         )
     trials = out / "search" / "trials.csv"

@@ -133,11 +133,13 @@ def spool_record(run_dir: Path, events: EventLog, record: Mapping[str, Any]) -> 
     """Queue what a finished run shows: final scores, confusion matrix, the record itself.
 
     The scores, in percent, are those of the last checkpoint's student (`iou/<class>`, absent
-    classes left out); the means of the teacher and of the best step stand beside them.
+    classes left out); the means of the teacher and of the best step stand beside them, and the
+    diagnostics of both networks (`ecocseg.calibration.summary`), where the record has them.
     """
     # Brings torch with it, which a driver that has nothing to set right can do without.
     import numpy as np
 
+    from ecocseg.calibration import summary
     from ecocseg.iou import class_iou, mean_iou
 
     results, classes = record["results"], record["classes"]
@@ -149,6 +151,10 @@ def spool_record(run_dir: Path, events: EventLog, record: Mapping[str, Any]) -> 
             if result.get(who) is not None:
                 scores[f"final/miou_{when}_{who}"] = mean_iou(np.asarray(result[who]["confusion"]))
     scores["final/best_step"] = float(best["step"])
+    for who in ("student", "teacher"):
+        network = record.get("diagnostics", {}).get(who)
+        for name, value in (summary(network) if network else {}).items():
+            scores[f"diagnostics/{name}_{who}"] = value
     present = {name: value for name, value in scores.items() if not math.isnan(value)}
     events.append("final", int(last["step"]), present)
     for when, result in (("last", last), ("best", best)):

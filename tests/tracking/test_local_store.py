@@ -82,6 +82,28 @@ def test_a_finished_run_shows_all_that_is_known_of_it(tmp_path: Path, local: Tra
     assert np.array_equal(np.asarray(Image.open(place / "pictures/step 10/panel.png")), picture)
 
 
+def test_diagnostics_are_metrics_of_the_last_step(tmp_path: Path, local: TrackingConfig):
+    prepare_store(local, ["streets_uda"])
+    sure = {"count": [[0] * 9 + [4]], "confidence": [[0] * 9 + [4.0]], "correct": [[0] * 9 + [3]]}
+    labels = {"correction": 8, "right_correction": 6}
+    student = {"pixels": 4, "rank": [3, 1, 0], "bits": sure, "classes": sure, "labels": labels}
+    record = make_record()
+    record["diagnostics"] = {"images": 1, "student": student, "teacher": None}
+    with RunTracker(local, tmp_path / "run", "abc123", "streets_uda", {}, {}) as tracker:
+        tracker.record(record)
+        assert tracker.finish("FINISHED", wait_s=60)
+    found = only_run(local, "abc123").data.metrics
+    assert {name: value for name, value in found.items() if name.startswith("diag")} == {
+        "diagnostics/ece_bits_student": 25.0,
+        "diagnostics/ece_classes_student": 25.0,
+        "diagnostics/top1_accuracy_student": 75.0,
+        "diagnostics/top2_accuracy_student": 100.0,
+        "diagnostics/top3_accuracy_student": 100.0,
+        "diagnostics/right_corrections_student": 75.0,
+    }
+    assert curve(local, "abc123", "diagnostics/ece_bits_student") == [(300, 25.0)]
+
+
 def test_no_absolute_path_is_stored(tmp_path: Path, local: TrackingConfig):
     prepare_store(local, ["streets_uda"])
     track_small_run(local, tmp_path / "run", "abc", "streets_uda")
