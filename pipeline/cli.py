@@ -21,6 +21,7 @@ _COMMANDS = {
     "search": "search hyperparameters with Ray Tune",
     "tables": "make tables, figures and the report from the records",
     "predict": "label images with a trained run",
+    "codebook": "build, inspect, compare and save codebooks",
     "ui": "open MLflow's page on the tracked runs",
     "doctor": "check this machine: versions, devices, memory, storage, tracking, data",
     "verify": "check the raw files of the data sets, every fault with its remedy",
@@ -55,6 +56,9 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
         )
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         return
+    elif name == "codebook":
+        _codebook_arguments(command)
+        return
     elif name == "ui":
         command.add_argument("--port", type=int, default=5000)
         command.add_argument("--host", default="127.0.0.1", help="default: this machine only")
@@ -62,6 +66,45 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
     if name in ("fetch", "preprocess", "verify"):
         what += "; dataset=NAME takes that data set instead of those of the experiments"
     command.add_argument("overrides", nargs="*", metavar="key=value", help=what)
+
+
+def _codebook_arguments(command: argparse.ArgumentParser) -> None:
+    command.epilog = "`ecocseg codebook ACTION --help` lists the options of each."
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in {
+        "build": "make a codebook and show its distances",
+        "save": "make a codebook and write it for encoding.codebook_path",
+        "inspect": "show a saved codebook",
+        "compare": "make a codebook with every builder and show all of them",
+    }.items():
+        action = actions.add_parser(name, help=text, description=f"{text}.")
+        if name in ("build", "save"):
+            action.add_argument("builder", help="text, mmd, hadamard, optimised, ... (App. B, C)")
+        if name == "save":
+            action.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+        if name == "inspect":
+            action.add_argument("file", help="a file written by `ecocseg codebook save`")
+        else:
+            _classes_arguments(action)
+        if name == "compare":
+            action.add_argument(
+                "--all-benchmarks", action="store_true", help="each benchmark's classes and length"
+            )
+        action.add_argument("--embeddings", metavar="FILE", help="word2vec or GloVe file of names")
+        action.add_argument(
+            "--picture", metavar="FILE", help="PNG file: similarity matrices and distances"
+        )
+
+
+def _classes_arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--num-classes", type=int, metavar="N", help="a benchmark's N has names")
+    action.add_argument("--classes", metavar="TABLE", help="a class table, such as cityscapes19")
+    action.add_argument("--class-names", metavar="A,B,C", help="names, with commas between")
+    action.add_argument("--length", type=int, default=40, metavar="K", help="bits; default: 40")
+    action.add_argument("--seed", type=int, default=0, help="of the builders that search")
+    action.add_argument(
+        "--draws", type=int, default=100_000, help="random matrices of mmd; default: 100000"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -86,6 +86,13 @@ def predict(options: argparse.Namespace) -> None:
     label(RESULTS, options.run, paths, Path(options.out), options.weights, options.device)
 
 
+def codebook(options: argparse.Namespace) -> None:
+    """Build, inspect, compare and save codebooks."""
+    from pipeline.codebooks import run
+
+    run(options)
+
+
 def ui(options: argparse.Namespace) -> int:
     """Serve MLflow's page until Ctrl-C."""
     from pipeline.stages.train import tracking_config

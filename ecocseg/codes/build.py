@@ -45,11 +45,24 @@ def build_bits(
     if builder == "one-hot":
         return np.eye(num_classes, dtype=bool)
     _check_length(num_classes, length)
-    if builder == "text":
+    if builder in NEED_NAMES:
         if class_names is None:
-            raise ConfigError("class_names: got none, but the text codebook is made of the names")
-        return text_bits(embed(class_names, embeddings), length)
-    return mmd_bits(num_classes, length, seed, draws)
+            raise ConfigError(
+                f"class_names: got none, but the {builder} codebook is made of the names"
+            )
+        vectors = embed(class_names, embeddings)
+        if builder == "text":
+            return text_bits(vectors, length)
+        # Here and below not at the top: they need parts of scipy that take a second to import.
+        from ecocseg.codes.semantic import text_optimised_bits
+
+        return text_optimised_bits(vectors, length, seed)
+    if builder == "mmd":
+        return mmd_bits(num_classes, length, seed, draws)
+    from ecocseg.codes.optimise import hadamard_bits, optimised_bits
+
+    make = hadamard_bits if builder == "hadamard" else optimised_bits
+    return make(num_classes, length, seed)
 
 
 def _check_length(num_classes: int, length: int) -> None:
@@ -150,5 +163,7 @@ def text_bits(embeddings: NDArray[np.float64], length: int) -> Bits:
     return bits
 
 
-BUILDERS = ("text", "mmd", "one-hot")
+BUILDERS = ("text", "mmd", "hadamard", "optimised", "text-optimised", "one-hot")
 """Names that `Codebook.build` knows."""
+NEED_NAMES = ("text", "text-optimised")
+"""Those of them that need class names."""

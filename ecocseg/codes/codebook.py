@@ -71,13 +71,18 @@ class Codebook:
         embeddings: str | Path | None = None,
         draws: int = 100_000,
     ) -> "Codebook":
-        """Make a codebook: "text", "mmd", "hadamard", "optimised" or "one-hot" (App. B, C, E).
+        """Make a codebook (App. B, C, E; `optimised` and the like are ours, Theorem 4.2).
 
-        `class_names`: N names; all but "text" also accept `num_classes` alone. `length`: K bits
-        (one-hot always has N). `seed`: of the random builders. `embeddings`: for "text", a
-        word2vec or GloVe file instead of the table that comes with the package. `draws`: random
-        matrices that "mmd" looks at. Raises ConfigError for an unknown builder, a length that
-        allows no valid code, or names without embedding.
+        `builder`: "text" (Alg. 3), "mmd" (max-min distance, Alg. 2), "hadamard" (from Hadamard
+        matrices), "optimised" (the best of these and a local search: largest d_min_r), "text-
+        optimised" (a large d_min_r, and distances that follow the meaning of the names), "one-hot".
+        `class_names`: N names; all but the text builders also accept `num_classes` alone.
+        `length`: K bits (one-hot always has N). `seed`: of the builders that draw or search.
+        `embeddings`: for the text builders, a word2vec or GloVe file instead of the table that
+        comes with the package. `draws`: random matrices that "mmd" looks at. Rows are distinct and
+        no two columns equal or opposite; a one-hot code of two classes is the exception. Raises
+        ConfigError for an unknown builder, a length that allows no valid code, or names without
+        embedding.
         """
         from ecocseg.codes.build import build_bits
 

@@ -34,7 +34,7 @@ class ECOCConfig:
     codebook_path: str | None = None
     """A saved codebook to use instead of building one."""
     embeddings: str | None = None
-    """word2vec or GloVe file for the text codebook instead of the table that is shipped."""
+    """word2vec or GloVe file for the text codebooks instead of the table that is shipped."""
     threshold: float = 0.95
     """T of reliable bit mining, 0..1."""
     max_candidates: int | None = None
