@@ -114,10 +114,11 @@ class Codebook:
 
     @cached_property
     def words(self) -> tuple[int, ...]:
-        """Codewords as integers, bit k of word n is bits[n,k]; empty where K exceeds 62."""
-        if self.length > 62:
+        """Codewords as signed integers of 64 bits, bit k being bit k; empty where K exceeds 64."""
+        if self.length > 64:
             return ()
-        return tuple(sum(bit << k for k, bit in enumerate(row)) for row in self.bits.tolist())
+        whole = (sum(bit << k for k, bit in enumerate(row)) for row in self.bits.tolist())
+        return tuple(word - (word >> 63 << 64) for word in whole)
 
     @cached_property
     def row_distances(self) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ecocseg.codes import kernels
 from ecocseg.codes.candidates import first_largest
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.pixels import check_logits, compute_dtype, full_precision, pieces, soft_signs
@@ -40,6 +41,10 @@ def decode(logits: Tensor, book: Codebook) -> Tensor:
 # An operator of our own: torch.compile takes it as a whole, and leaves the choice of kernel to it.
 @torch.library.custom_op("ecocseg::nearest", mutates_args=())
 def _nearest(logits: Tensor, signed: Tensor, words: Sequence[int]) -> Tensor:
+    if kernels.usable(logits, words):
+        from ecocseg.codes.kernels import decode as kernel
+
+        return kernel.decode(logits, words)
     batch, _, height, width = logits.shape
     labels = torch.empty(batch, height * width, dtype=torch.int64, device=logits.device)
     flat = logits.flatten(2)

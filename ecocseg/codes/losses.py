@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from ecocseg.codes import kernels
 from ecocseg.codes.bit_loss import Setting, loss_and_slope, slope_like
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.pixels import check_logits, compute_dtype
@@ -122,14 +123,27 @@ def _bit_loss(
     extra_positive: bool,
     want_slope: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(total, bce, distance, contrast, slope): means over all pixels; the slope is not divided.
+    """(total, bce, distance, contrast, slope): means over all pixels, slope times `_undivided`.
 
-    The gradient is computed in the forward pass, so that nothing else need be kept for it. It is
-    divided by the number of pixels only in the backward pass, together with the factor that a
-    loss scaler brings: half precision would round the quotient to zero.
+    The gradient is computed in the forward pass, so that nothing else need be kept for it.
     """
     setting = Setting(distance_weight, contrast_weight, temperature, extra_positive)
-    sums, slope = loss_and_slope(logits, targets, weight, signed, setting, want_slope)
+    if kernels.usable(logits, words):
+        from ecocseg.codes.kernels import loss as kernel
+
+        sums, slope = kernel.loss_and_slope(
+            logits,
+            targets,
+            weight,
+            words,
+            **setting._asdict(),
+            want_slope=want_slope,
+            slope_scale=_undivided(logits) / _pixels(logits),
+        )
+    else:
+        sums, slope = loss_and_slope(logits, targets, weight, signed, setting, want_slope)
+        if slope is not None and logits.is_cuda:
+            slope.mul_(_undivided(logits) / _pixels(logits))
     bce, distance, contrast = (sums / _pixels(logits)).to(compute_dtype(logits)).unbind()
     total = bce + distance_weight * distance + contrast_weight * contrast
     if slope is None:
@@ -159,7 +173,8 @@ def _(
 def _keep_slope(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[-1])
-    ctx.pixels = _pixels(inputs[0])
+    ctx.undivided = _undivided(inputs[0])
+    ctx.words = inputs[4]
 
 
 def _backward(
@@ -170,10 +185,14 @@ def _backward(
     if grad_total is None:
         return (None,) * 10
     (slope,) = ctx.saved_tensors
-    factor = grad_total / ctx.pixels
+    factor = grad_total / ctx.undivided
     # In place unless it may be asked for again: a copy takes as much memory as the logits.
     if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
         return slope * factor, *(None,) * 9
+    if slope.is_cuda and kernels.usable(slope, ctx.words):
+        from ecocseg.codes.kernels.loss import scale_
+
+        return scale_(slope, factor), *(None,) * 9
     return slope.mul_(factor), *(None,) * 9
 
 
@@ -182,3 +201,12 @@ _bit_loss.register_autograd(_backward, setup_context=_keep_slope)
 
 def _pixels(logits: Tensor) -> int:
     return max(logits.shape[0] * logits.shape[2] * logits.shape[3], 1)
+
+
+def _undivided(logits: Tensor) -> int:
+    """What the slope still has to be divided by in the backward pass.
+
+    A kernel divides on its way, so that the factor left is 1 and costs nothing. float16 would
+    round the quotient to zero, and waits for the factor that a loss scaler brings.
+    """
+    return 1 if logits.is_cuda and logits.dtype != torch.float16 else _pixels(logits)

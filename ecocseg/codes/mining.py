@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ecocseg.codes import kernels
 from ecocseg.codes.candidates import mine
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.pixels import check_logits, compute_dtype
@@ -59,6 +60,10 @@ def _rules(
 def _mine(
     logits: Tensor, signed: Tensor, words: Sequence[int], least: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if kernels.usable(logits, words):
+        from ecocseg.codes.kernels import mining as kernel
+
+        return kernel.mine(logits, words, least, limit)
     return mine(logits, signed, least, limit)
 
 
@@ -120,6 +125,10 @@ def denoise(
 def _denoise(
     logits: Tensor, signed: Tensor, words: Sequence[int], least: float, limit: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if kernels.usable(logits, words):
+        from ecocseg.codes.kernels import mining as kernel
+
+        return kernel.pseudo(logits, words, least, limit)
     labels, mask, candidates, confidence = mine(logits, signed, least, limit)
     bits = _codewords(labels, signed > 0)
     counts = torch.zeros(3, dtype=torch.int64, device=logits.device)
