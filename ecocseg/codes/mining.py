@@ -168,7 +168,8 @@ def hybrid_labels(logits: Tensor, mined: MinedBits, book: Codebook) -> Tensor:
 
 def code_bits(labels: Tensor, book: Codebook) -> Tensor:
     """Codeword of each pixel's class: labels [B,H,W] in 0..N-1 -> bool [B,K,H,W]."""
-    return _codewords(labels, book.bits.to(labels.device))
+    # The copy that lies on the device: to copy the bits there would make a GPU wait.
+    return _codewords(labels, book.place(labels.device, torch.float32) > 0)
 
 
 def _codewords(labels: Tensor, rows: Tensor) -> Tensor:
