@@ -68,6 +68,9 @@ def run(options: argparse.Namespace) -> None:
     actions: dict[str, Callable[[argparse.Namespace], None]] = {
         "build": _build, "save": _build, "inspect": _inspect, "compare": _compare,
     }  # fmt: skip
+    picture = options.picture
+    if picture and Path(picture).suffix != ".png":
+        raise ConfigError(f"--picture: got {picture}, allowed is a PNG file; name it FILE.png")
     actions[options.action](options)
 
 
@@ -258,8 +261,6 @@ def _picture(entries: list[Entry], options: argparse.Namespace) -> None:
     from pipeline.report.codebook_figure import draw_codebooks
 
     path = Path(options.picture)
-    if path.suffix != ".png":
-        raise ConfigError(f"--picture: got {path}, allowed is a PNG file; name it FILE.png")
     books = [(entry.name, entry.book) for entry in entries if entry.book is not None]
     names = books[0][1].class_names or [str(index) for index in range(books[0][1].num_classes)]
     draw_codebooks([(name, _bits(book)) for name, book in books], names, path)

@@ -46,7 +46,7 @@ def loss_and_slope(
     weight = weight.to(dtype)
     if not bits:
         weight = weight.masked_fill(targets == IGNORE, 0)
-        targets = targets.masked_fill(targets == IGNORE, 0)
+        targets = targets.long().masked_fill(targets == IGNORE, 0)
     flat_logits, flat_weight = logits.flatten(2), weight.flatten(1)
     flat_targets = targets.flatten(-2)
     slope = slope_like(logits) if want_slope else None
@@ -82,7 +82,7 @@ def _signed_target(target: Tensor, signed: Tensor) -> Tensor:
         # Twice as fast as indexing on a CPU.
         return signed.T.gather(1, target.expand(signed.shape[1], -1))
     # Through bytes: booleans become floating point at a fourth of that speed.
-    return target.to(torch.int8).mul(2).sub_(1).to(signed.dtype)
+    return target.bool().view(torch.int8).mul(2).sub_(1).to(signed.dtype)
 
 
 def _piece(

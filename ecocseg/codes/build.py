@@ -39,9 +39,8 @@ def build_bits(
             )
         num_classes = len(class_names)
     if num_classes is None or num_classes < 2:
-        raise ConfigError(
-            f"class_names: got {class_names and list(class_names)}, allowed 2 or more names"
-        )
+        given = f"{num_classes} classes" if num_classes is not None else "none"
+        raise ConfigError(f"class_names: got {given}, allowed 2 or more names, or num_classes >= 2")
     if builder == "one-hot":
         return np.eye(num_classes, dtype=bool)
     _check_length(num_classes, length)

@@ -176,7 +176,10 @@ def _put(
 
 
 def _count_bits(words: Tensor) -> Tensor:
-    """Number of bytes that are 1 in int64 [U,V] with V < 256, int64 [U]."""
+    """Number of bytes that are 1 in int64 [U,V], int64 [U]."""
+    if words.shape[1] > 255:
+        # A sum of more could overflow a byte.
+        return _count_bits(words[:, :255]) + _count_bits(words[:, 255:])
     lanes = words.sum(1)
     # Add eight lanes of a byte pairwise into four of two bytes, and those by multiplication.
     lanes = (lanes & 0x00FF00FF00FF00FF) + ((lanes >> 8) & 0x00FF00FF00FF00FF)

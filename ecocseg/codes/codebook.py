@@ -36,6 +36,9 @@ class Codebook:
         """Codewords, bool [N,K], on the CPU."""
         self.class_names: tuple[str, ...] | None = None
         """Name of each row, or None."""
+        # Made here and not on first use, which torch.compile could not look into.
+        self.words: tuple[int, ...] = _words(self.bits) if self.length <= 64 else ()
+        """Codewords as signed integers of 64 bits, bit k being bit k; empty where K exceeds 64."""
         self._placed: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._check_rows()
         if class_names is not None:
@@ -113,14 +116,6 @@ class Codebook:
         return self.bits.float() * 2 - 1
 
     @cached_property
-    def words(self) -> tuple[int, ...]:
-        """Codewords as signed integers of 64 bits, bit k being bit k; empty where K exceeds 64."""
-        if self.length > 64:
-            return ()
-        whole = (sum(bit << k for k, bit in enumerate(row)) for row in self.bits.tolist())
-        return tuple(word - (word >> 63 << 64) for word in whole)
-
-    @cached_property
     def row_distances(self) -> Tensor:
         """Hamming distance of every pair of codewords, int64 [N,N]."""
         return ((self.length - self.signed @ self.signed.T) / 2).long()
@@ -184,6 +179,11 @@ class Codebook:
             f"min_row_distance={self.min_row_distance}, "
             f"columns {self.min_column_distance}..{self.max_column_distance})"
         )
+
+
+def _words(bits: Tensor) -> tuple[int, ...]:
+    whole = (sum(bit << k for k, bit in enumerate(row)) for row in bits.tolist())
+    return tuple(word - (word >> 63 << 64) for word in whole)
 
 
 def _pairs(distances: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class ECOCLoss(nn.Module):
         shapes or labels do not fit.
         """
         check_logits(logits, self.book)
-        _check_targets(logits, targets, weight, self.book.num_classes)
+        _check_targets(logits, targets, weight)
         total, *parts, _ = _bit_loss(
             logits,
             targets,
@@ -87,9 +87,7 @@ def check_loss(
         raise ConfigError(f"denominator: got {denominator!r}, allowed {', '.join(DENOMINATORS)}")
 
 
-def _check_targets(
-    logits: Tensor, targets: Tensor, weight: Tensor | None, num_classes: int
-) -> None:
+def _check_targets(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
     shape = (logits.shape[0], *logits.shape[2:])
     bits = targets.shape == logits.shape
     if not bits and (targets.shape != shape or targets.is_floating_point()):
@@ -99,14 +97,15 @@ def _check_targets(
         )
     if weight is not None and weight.shape != shape:
         raise ValueError(f"weight: got {list(weight.shape)}, allowed {list(shape)}, one per pixel")
-    # Only on the CPU: elsewhere looking at the values would make the device wait.
-    if not bits and targets.device.type == "cpu":
-        wrong = targets[(targets < 0) | ((targets >= num_classes) & (targets != IGNORE))]
-        if wrong.numel():
-            raise ValueError(
-                f"targets: got label {int(wrong[0])}, allowed 0..{num_classes - 1} and {IGNORE} "
-                "(ignored); map the label ids of the data set to train ids"
-            )
+
+
+def _check_labels(labels: Tensor, num_classes: int) -> None:
+    wrong = labels[(labels < 0) | ((labels >= num_classes) & (labels != IGNORE))]
+    if wrong.numel():
+        raise ValueError(
+            f"targets: got label {int(wrong[0])}, allowed 0..{num_classes - 1} and {IGNORE} "
+            "(ignored); map the label ids of the data set to train ids"
+        )
 
 
 # An operator of our own: torch.compile takes it as a whole, and leaves the choice of kernel to it.
@@ -127,6 +126,9 @@ def _bit_loss(
 
     The gradient is computed in the forward pass, so that nothing else need be kept for it.
     """
+    # Only on the CPU: elsewhere looking at the values would make the device wait.
+    if targets.ndim == 3 and targets.device.type == "cpu":
+        _check_labels(targets, len(signed))
     setting = Setting(distance_weight, contrast_weight, temperature, extra_positive)
     if kernels.usable(logits, words):
         from ecocseg.codes.kernels import loss as kernel
@@ -153,19 +155,9 @@ def _bit_loss(
 
 
 @_bit_loss.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    weight: Tensor | None,
-    signed: Tensor,
-    words: Sequence[int],
-    distance_weight: float,
-    contrast_weight: float,
-    temperature: float,
-    extra_positive: bool,
-    want_slope: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     total, bce, distance, contrast = logits.new_empty(4, dtype=compute_dtype(logits)).unbind()
+    want_slope = others[-1]
     slope = slope_like(logits) if want_slope else logits.new_empty(0)
     return total, bce, distance, contrast, slope
 
@@ -174,7 +166,7 @@ def _keep_slope(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[-1])
     ctx.undivided = _undivided(inputs[0])
-    ctx.words = inputs[4]
+    ctx.kernel = output[-1].is_cuda and kernels.usable(inputs[0], inputs[4])
 
 
 def _backward(
@@ -189,7 +181,7 @@ def _backward(
     # In place unless it may be asked for again: a copy takes as much memory as the logits.
     if torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
         return slope * factor, *(None,) * 9
-    if slope.is_cuda and kernels.usable(slope, ctx.words):
+    if ctx.kernel:
         from ecocseg.codes.kernels.loss import scale_
 
         return scale_(slope, factor), *(None,) * 9

@@ -176,7 +176,7 @@ def _codewords(labels: Tensor, rows: Tensor) -> Tensor:
     batch, height, width = labels.shape
     columns = rows.T.expand(batch, -1, -1).contiguous()
     # `gather` with an expanded index: six times as fast as indexing on a CPU.
-    index = labels.reshape(batch, 1, -1).expand(-1, rows.shape[1], -1)
+    index = labels.flatten(1).unsqueeze(1).expand(-1, rows.shape[1], -1)
     return columns.gather(2, index).view(batch, rows.shape[1], height, width)
 
 

@@ -36,7 +36,8 @@ class ECOCConfig:
     embeddings: str | None = None
     """word2vec or GloVe file for the text codebooks instead of the table that is shipped."""
     threshold: float = 0.95
-    """T of reliable bit mining, 0..1."""
+    """T of reliable bit mining, 0..1: 0.5 gives code-wise labels, 1 bit-wise ones (but for a bit
+    that is the same in all codewords, which no candidate can change)."""
     max_candidates: int | None = None
     """Largest candidate set of the mining (the released code: 8); none: no limit."""
     labels: Labels = "hybrid"

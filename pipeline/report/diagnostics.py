@@ -46,7 +46,9 @@ def draw_diagnostics(experiment: Experiment, folder: Path) -> list[Drawn]:
     if not cells:
         return []
     found = [
-        _codebooks(cells, experiment, folder / f"{experiment.name}_codebooks.png"),
+        _codebooks(
+            diagnosed(experiment.cells), experiment, folder / f"{experiment.name}_codebooks.png"
+        ),
         draw_thresholds(cells, experiment, folder / f"{experiment.name}_thresholds.png"),
         _nearest(cells, experiment, folder / f"{experiment.name}_nearest.png"),
         _reliability(cells, experiment, folder / f"{experiment.name}_reliability.png"),

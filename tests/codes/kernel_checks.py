@@ -305,6 +305,7 @@ def test_empty_batches():
     assert slope.shape == logits.shape
     assert decode_kernels.decode(logits, book.words).shape == labels.shape
     assert mining_kernels.pseudo(logits, book.words, 0.9, 3)[4].tolist() == [0, 0, 0]
+    assert mining_kernels.mine(logits, book.words, 0.9, 3)[1].shape == logits.shape
 
 
 def test_what_is_usable():

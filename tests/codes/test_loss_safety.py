@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from ecocseg import Codebook, ECOCLoss, decode, hybrid_labels, mine_reliable_bits
 from ecocseg.codes.build import mmd_bits
-from ecocseg.codes.mining import code_bits
+from ecocseg.codes.mining import code_bits, denoise
 
 
 def random_book(classes, length, seed):
@@ -119,22 +119,25 @@ def test_a_graph_that_is_kept_gives_the_gradient_again():
         grad.sum().backward()
 
 
-def test_compiled_whole_it_is_the_same():
+@pytest.mark.parametrize("as_bits", [False, True])
+def test_compiled_whole_it_is_the_same(as_bits):
     book = Codebook(mmd_bits(7, 12, 0, 50))
     head, loss = torch.nn.Conv2d(3, 12, 1), ECOCLoss(book)
 
     def step(images, teacher):
         mined = mine_reliable_bits(teacher, book)
         bits = hybrid_labels(teacher, mined, book)
+        found = denoise(teacher, book)
         logits = head(images)
-        terms = loss(logits, bits, mined.confidence)
-        return terms.total, terms.contrast, decode(logits, book), mined.candidates
+        terms = loss(logits, bits if as_bits else found.labels, mined.confidence)
+        return terms.total, terms.contrast, decode(logits, book), found.bits, found.counts
 
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     for height in (5, 8):
         images, teacher = torch.randn(2, 3, height, 6), torch.randn(2, 12, height, 6) * 4
         results, grads = [], []
-        for call in (step, compiled):
+        # Compiled first: what the plain call would prepare is not there yet.
+        for call in (compiled, step):
             head.zero_grad()
             found = call(images, teacher)
             found[0].backward()
@@ -184,6 +187,15 @@ def test_autocast_and_memory_layout_change_nothing():
     sliced = torch.randn(2, 40, 30, 80)
     sliced[..., 7:57] = logits
     assert_same(expected, value_and_grad(ECOCLoss(book), sliced[..., 7:57], labels), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_may_be_of_any_integer_type(dtype):
+    book = random_book(5, 8, 0)
+    logits, labels = torch.randn(1, 8, 4, 4), torch.randint(0, 5, (1, 4, 4))
+    labels[0, 0] = 255
+    expected = value_and_grad(ECOCLoss(book), logits, labels)
+    assert_same(expected, value_and_grad(ECOCLoss(book), logits, labels.to(dtype)), atol=0, rtol=0)
 
 
 def test_bits_may_be_of_any_type():

@@ -297,3 +297,23 @@ def test_logits_that_are_no_numbers_give_some_class():
     book = Codebook(torch.eye(4))
     labels = mine_reliable_bits(torch.full((1, 4, 2, 2), torch.nan), book).labels
     assert ((labels >= 0) & (labels < 4)).all()
+
+
+def test_a_batch_without_images_is_mined():
+    book = random_book(5, 8, 0)
+    logits = torch.zeros(0, 8, 3, 4)
+    mined = mine_reliable_bits(logits, book)
+    assert mined.mask.shape == hybrid_labels(logits, mined, book).shape == logits.shape
+    found = denoise(logits, book)
+    assert found.bits.shape == logits.shape
+    assert found.counts.tolist() == [0, 0, 0]
+    assert decode(logits, book).shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("length", [2040, 2041, 2050, 5000])
+def test_very_long_codewords_are_counted_right(length):
+    # Three codewords that differ in the last two bits alone, and no bit is sure: all come in.
+    book = Codebook([[0] * (length - 2) + end for end in ([0, 0], [0, 1], [1, 1])])
+    mined = mine_reliable_bits(torch.full((1, length, 1, 2), -0.01), book, threshold=0.9)
+    assert mined.candidates.tolist() == [[[3, 3]]]
+    assert mined.mask.sum(1).tolist() == [[[length - 2, length - 2]]]

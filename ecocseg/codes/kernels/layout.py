@@ -23,12 +23,8 @@ def codewords(words: Sequence[int], length: int) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def codeword_table(rows: tuple[int, ...], device: torch.device) -> Tensor:
     """Codewords as int32 [N,2] (bits 0..31, bits 32..63) on a device; copied there once."""
-    words = torch.tensor([_signed(row, 64) for row in rows])
+    words = torch.tensor([row - (row >> 63 << 64) for row in rows])
     return words.view(torch.int32).view(-1, 2).to(device)
-
-
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 class Flat(NamedTuple):

@@ -221,11 +221,10 @@ def loss_and_slope(
     extra_positive: bool,
     want_slope: bool,
     slope_scale: float = 1.0,
-    ignore: int = IGNORE,
 ) -> tuple[Tensor, Tensor | None]:
     """Weighted sums of the terms over all pixels, and the gradient of the total's sum.
 
-    `logits` [B,K,H,W] for which `usable` holds; `targets` integer labels [B,H,W] (`ignore` counts
+    `logits` [B,K,H,W] for which `usable` holds; `targets` integer labels [B,H,W] (255 counts
     as weight 0, any other value outside 0..N-1 makes the sums nan) or bits [B,K,H,W] (bool or
     integer); `weight` [B,H,W] or None (ones). Gives float64 [3] (bce, distance, contrast) and,
     with `want_slope`, `slope_scale` times the gradient of bce + distance_weight * distance +
@@ -264,7 +263,7 @@ def loss_and_slope(
             float(contrast_weight),
             1.0 / temperature,
             float(slope_scale),
-            ignore,
+            IGNORE,
             ROWS=rows,
             N=len(rows),
             K=length,

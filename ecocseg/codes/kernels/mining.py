@@ -219,5 +219,4 @@ def _launch(
                 num_warps=WARPS,
                 **OPTIONS,
             )
-    counts = partial.sum(0) if hybrid else partial[0]
-    return labels, bits, candidates, confidence, counts
+    return labels, bits, candidates, confidence, partial.sum(0)
