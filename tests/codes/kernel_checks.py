@@ -320,10 +320,17 @@ def test_what_is_usable():
     assert kernels.usable(logits, book.words)
 
 
-@few
-@given(cases())
-def test_the_public_functions_take_the_kernels(case):
-    book, logits, _, bits, weight = case
+# One codebook: each costs a trial of the kernels, which takes the interpreter seconds.
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(torch.float32, "plain"), (torch.bfloat16, "last"), (torch.float16, "turned")],
+)
+def test_the_public_functions_take_the_kernels(dtype, layout):
+    book = random_book(7, 11, 0)
+    generator = torch.Generator().manual_seed(1)
+    logits = laid_out((torch.randn(2, 11, 5, 4, generator=generator) * 3).to(DEVICE, dtype), layout)
+    bits = torch.rand(logits.shape, generator=generator).to(DEVICE) < 0.5
+    weight = torch.rand(2, 5, 4, generator=generator).to(DEVICE)
 
     def everything():
         student = logits.detach().clone().requires_grad_()
