@@ -19,7 +19,7 @@ from pipeline.report.tables import cell_means
 # Logged name, title, unit: the statistics of pseudo-labels (the paper's Fig. 4a and App. H).
 _STATISTICS = (
     ("difference", "Bits on which code-wise and bit-wise differ", "bits per pixel"),
-    ("correction", "Of these, bits that the reliable mask corrects", "bits per pixel"),
+    ("correction", "Of these, bits that mask M corrects", "bits per pixel"),
     ("mask_share", "Bits that are reliable (mask M)", "share of bits"),
     ("quality", "Confident pixels (quality weight)", "share of pixels"),
 )
