@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ecocseg.codes.pixels import compute_dtype, full_precision, pieces
+from ecocseg.codes.pixels import codewords_of, compute_dtype, full_precision, pieces
 from ecocseg.types import IGNORE
 
 # Logit vectors shorter than this have no direction: cosine 0, gradient 0.
@@ -79,8 +79,7 @@ def slope_like(logits: Tensor) -> Tensor:
 def _signed_target(target: Tensor, signed: Tensor) -> Tensor:
     """Signed bits [K,c] of class labels [c] or of bits [K,c]."""
     if target.ndim == 1:
-        # Twice as fast as indexing on a CPU.
-        return signed.T.gather(1, target.expand(signed.shape[1], -1))
+        return codewords_of(target, signed)
     # Through bytes: booleans become floating point at a fourth of that speed.
     return target.bool().view(torch.int8).mul(2).sub_(1).to(signed.dtype)
 

@@ -37,12 +37,17 @@ class Quality:
         return self.min_row_distance > 0 and self.separation > 0
 
 
+def row_distances(bits: Bits) -> Floats:
+    """Hamming distance of every two rows of bits [N,K], [N,N]; whole numbers."""
+    signed = bits.astype(np.float32) * 2 - 1
+    return (bits.shape[1] - signed @ signed.T) / 2
+
+
 def quality(bits: Bits) -> Quality:
     """Distances of a code, [N,K]; the separation is N when there is one column only."""
     words, length = bits.shape
-    signed = bits.astype(np.float32) * 2 - 1
-    rows = ((length - signed @ signed.T) / 2)[np.triu_indices(words, k=1)]
-    columns = ((words - signed.T @ signed) / 2)[np.triu_indices(length, k=1)]
+    rows = row_distances(bits)[np.triu_indices(words, k=1)]
+    columns = row_distances(bits.T)[np.triu_indices(length, k=1)]
     apart = min(columns.min(), words - columns.max()) if length > 1 else words
     return Quality(int(rows.min()), int(apart), -int((rows == rows.min()).sum()))
 

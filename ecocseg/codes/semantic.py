@@ -15,7 +15,7 @@ from scipy.optimize import quadratic_assignment
 from scipy.stats import rankdata, spearmanr
 
 from ecocseg.codes.optimise import optimised_bits, searcher, starting_codes
-from ecocseg.codes.search import Costs, distance_costs, quality
+from ecocseg.codes.search import Costs, distance_costs, quality, row_distances
 
 Bits = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ def meaning_correlation(bits: Bits, embeddings: Floats) -> float:
     code or with two classes.
     """
     pairs = np.triu_indices(len(bits), k=1)
-    code, meaning = _distances(bits)[pairs], semantic_distances(embeddings)[pairs]
+    code, meaning = row_distances(bits)[pairs], semantic_distances(embeddings)[pairs]
     if code.min() == code.max() or meaning.min() == meaning.max():
         return float("nan")
     return float(spearmanr(code, meaning).statistic)
@@ -100,7 +100,7 @@ def _targets(meaning: Floats, length: int, floor: int) -> Floats:
 def _assigned(bits: Bits, meaning: Floats, generator: np.random.Generator) -> Bits:
     """The same rows, each given to the class that makes code and semantic distances agree best."""
     centred = (meaning - meaning.mean()) * ~np.eye(len(bits), dtype=bool)
-    code = _distances(bits)
+    code = row_distances(bits).astype(np.float64)
     # From random beginnings, where rows that are exactly alike in the middle are not.
     options = {"maximize": True, "P0": "randomized", "rng": generator}
     found = [
@@ -108,9 +108,3 @@ def _assigned(bits: Bits, meaning: Floats, generator: np.random.Generator) -> Bi
         for _ in range(_ASSIGNMENTS)
     ]
     return bits[max(found, key=lambda result: result.fun).col_ind]
-
-
-def _distances(bits: Bits) -> Floats:
-    """Hamming distances of rows, [N,N]."""
-    signed = bits.astype(np.float64) * 2 - 1
-    return (bits.shape[1] - signed @ signed.T) / 2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ecocseg.codes.codebook import Codebook
-from ecocseg.codes.pixels import check_logits, compute_dtype, full_precision
+from ecocseg.codes.pixels import check_logits, codewords_of, compute_dtype, full_precision
 from ecocseg.metrics import tally
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -38,8 +38,8 @@ def label_statistics(
     soft = torch.tanh(z / 2)
     with full_precision(z):
         agreement = signed @ soft
-    target = _codewords(signed, labels.flatten())
-    code = _codewords(signed, agreement.max(0).indices)
+    target = codewords_of(labels.flatten(), signed)
+    code = codewords_of(agreement.max(0).indices, signed)
     differ = code != torch.where(z >= 0, 1, -1)
     right = differ & (code == target)
     bit_right = ((z >= 0) == (target > 0)).count_nonzero()
@@ -65,11 +65,6 @@ def label_statistics(
     }
 
 
-def _codewords(signed: Tensor, classes: Tensor) -> Tensor:
-    """Signed codewords [K,P] of classes [P]; six times as fast as indexing on a CPU."""
-    return signed.T.gather(1, classes.expand(signed.shape[1], -1))
-
-
 def _grow(
     per_bit: Tensor, agreement: Tensor, signed: Tensor, least: Tensor, limit: int
 ) -> tuple[Tensor, Tensor]:
@@ -84,13 +79,13 @@ def _grow(
     candidates = torch.full((pixels,), limit, device=agreement.device)
     place = torch.arange(pixels, device=agreement.device)
     open_ = torch.ones(len(least), pixels, dtype=torch.bool, device=agreement.device)
-    first = _codewords(signed, agreement.max(0).indices)
+    first = codewords_of(agreement.max(0).indices, signed)
     for count in range(1, limit + 1):
         latest = agreement.max(0).indices
         agreement.scatter_(0, latest[None], -torch.inf)
         if count > 1:
             # The bits on which the new candidate agrees with the first stay in S.
-            per_bit *= (_codewords(signed, latest) * first).clamp_(min=0)
+            per_bit *= (codewords_of(latest, signed) * first).clamp_(min=0)
         sums = per_bit.sum(1)
         # An empty S divides 0 by 0, and nan exceeds nothing.
         ended = open_ & ((sums[3] / sums[0] > least[:, None]) | (sums[0] == 0))

@@ -10,6 +10,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ecocseg.codes.search import row_distances
 from pipeline.report.canvas import WIDTH, Drawn, canvas, plain
 from pipeline.report.style import ECOC, INK
 
@@ -69,8 +70,7 @@ def draw_codebooks(
 
 def _distances(bits: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Hamming distances of all pairs of rows, [N(N-1)/2]."""
-    first, second = np.triu_indices(len(bits), k=1)
-    return np.count_nonzero(bits[first] != bits[second], axis=1)
+    return row_distances(bits)[np.triu_indices(len(bits), k=1)].astype(np.int64)
 
 
 def _matrix(

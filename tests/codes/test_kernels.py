@@ -14,7 +14,9 @@ from ecocseg.codes.build import mmd_bits
 
 pytest.importorskip("triton")
 
-CHECKS = Path(__file__).with_name("kernel_checks.py")
+CHECKS = [
+    Path(__file__).with_name(name) for name in ("kernel_checks.py", "kernel_choice_checks.py")
+]
 
 
 @pytest.mark.timeout(900)
@@ -32,7 +34,7 @@ def test_kernels_equal_the_plain_path(interpreted):
     if interpreted:
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", CHECKS],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *CHECKS],
         env=environment,
         capture_output=True,
         text=True,

@@ -5,20 +5,13 @@ import pickle
 
 import pytest
 import torch
+from code_books import random_book
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ecocseg import Codebook, ECOCLoss, decode, hybrid_labels, mine_reliable_bits
 from ecocseg.codes.build import mmd_bits
 from ecocseg.codes.mining import code_bits, denoise
-
-
-def random_book(classes, length, seed):
-    generator = torch.Generator().manual_seed(seed)
-    rows = set()
-    while len(rows) < classes:
-        rows.add(tuple(torch.randint(0, 2, (length,), generator=generator).tolist()))
-    return Codebook(sorted(rows))
 
 
 def value_and_grad(loss, logits, targets, weight=None):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from code_books import random_book
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -9,14 +10,6 @@ from torch.nn import functional
 from ecocseg import Codebook, ECOCLoss
 from ecocseg.codes.mining import code_bits
 from ecocseg.errors import ConfigError
-
-
-def random_book(classes, length, seed):
-    generator = torch.Generator().manual_seed(seed)
-    rows = set()
-    while len(rows) < classes:
-        rows.add(tuple(torch.randint(0, 2, (length,), generator=generator).tolist()))
-    return Codebook(sorted(rows))
 
 
 @st.composite

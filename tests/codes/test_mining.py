@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from code_books import random_book
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,15 +17,6 @@ from ecocseg import (
 from ecocseg.codes.build import mmd_bits
 from ecocseg.codes.candidates import first_largest, nearest_first
 from ecocseg.codes.mining import code_bits, denoise
-
-
-def random_book(classes, length, seed):
-    """Distinct random rows; no column rules, so constant and equal columns occur."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = set()
-    while len(rows) < classes:
-        rows.add(tuple(torch.randint(0, 2, (length,), generator=generator).tolist()))
-    return Codebook(sorted(rows, key=lambda row: hash((row, seed))))
 
 
 @st.composite

@@ -14,7 +14,6 @@ from ecocseg.codes.kernels.dialect import add_up, any_of, jit, lanes, opaque
 from ecocseg.codes.kernels.layout import OPTIONS, codeword_table, codewords, flatten, on_device
 from ecocseg.codes.kernels.parts import (
     GROUP,
-    all_bits,
     bit_of,
     by_class,
     count_bits,
@@ -25,6 +24,7 @@ from ecocseg.codes.kernels.parts import (
     repeat,
     set_bit,
     soft_sign,
+    word,
 )
 
 # Few pixels: a program's loop ends with its last pixel's.
@@ -91,8 +91,8 @@ def mining_kernel(
 
     going = inside & (mean <= least)
     # S of the candidates so far, and M: all bits for a pixel whose first candidate settles it.
-    low = none | all_bits(K, 0)
-    high = none | all_bits(K, 1)
+    low = none | word((1 << K) - 1, 0)
+    high = none | word((1 << K) - 1, 1)
     mask_low = tl.where(going, 0, low)
     mask_high = tl.where(going, 0, high)
     count = none + 1
@@ -106,11 +106,11 @@ def mining_kernel(
     while again:
         rank += 1
         flag = 1 << (latest & 31)
-        word = latest >> 5
-        taken_0 |= tl.where(word == 0, flag, 0)
-        taken_1 |= tl.where(word == 1, flag, 0)
-        taken_2 |= tl.where(word == 2, flag, 0)
-        taken_3 |= tl.where(word == 3, flag, 0)
+        quarter = latest >> 5
+        taken_0 |= tl.where(quarter == 0, flag, 0)
+        taken_1 |= tl.where(quarter == 1, flag, 0)
+        taken_2 |= tl.where(quarter == 2, flag, 0)
+        taken_3 |= tl.where(quarter == 3, flag, 0)
         best = zero - float("inf")
         latest = none
         for n in tl.static_range(N):

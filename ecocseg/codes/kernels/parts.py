@@ -194,13 +194,6 @@ def word(value, half):
     return bits - (1 << 32) if bits >> 31 else bits
 
 
-@triton.constexpr_function
-def all_bits(count, half):
-    """A word of `count` ones."""
-    bits = (((1 << count) - 1) >> (32 * half)) & 0xFFFFFFFF
-    return bits - (1 << 32) if bits >> 31 else bits
-
-
 @jit
 def equals_row(low, high, ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
     """Whether the word is one of the codewords."""
