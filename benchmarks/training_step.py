@@ -1,8 +1,9 @@
 """What ECOC adds to a whole training step: time and peak memory against one-hot, in one run.
 
-    python benchmarks/training_step.py [--method dacs] [--encoder mit_b5] [--size 512] [--batch 2]
-    python benchmarks/training_step.py --device cpu --encoder tu-test_resnet --decoder fpn \
-        --size 64 --steps 2
+    python benchmarks/training_step.py                       # DAFormer at the paper's size
+    python benchmarks/training_step.py --method mic --model hrda_mitb5 --size 1024
+    python benchmarks/training_step.py --method dacs --model deeplabv2_resnet101
+    python benchmarks/training_step.py --device cpu --method dacs --model small --size 96 --steps 2
 
 The trainer, method, encodings and network are the project's own; the images are random and already
 on the device, so that reading them takes no time. Both runs alternate in rounds of a few steps, so
@@ -23,7 +24,9 @@ from ecocseg.encodings import build_encoding
 from ecocseg.engine.fit import FitConfig, Trainer
 from ecocseg.engine.optim import OptimConfig
 from ecocseg.methods import build_method
-from ecocseg.models.segmenter import ModelConfig, build_model
+from ecocseg.models.segmenter import build_model
+from pipeline.compose import compose_config
+from pipeline.spec import clean_config, validate
 
 ROUND = 5
 NAMES = CLASS_TABLES["cityscapes19"].names
@@ -32,20 +35,31 @@ NAMES = CLASS_TABLES["cityscapes19"].names
 def make_trainer(encoding: str, options: argparse.Namespace, device: torch.device) -> Trainer:
     """A trainer with its networks on the device."""
     built = build_encoding(encoding, {}, NAMES)
-    model = build_model(
-        ModelConfig(encoder=options.encoder, decoder=options.decoder), built.channels
+    config = clean_config(
+        compose_config(
+            [
+                f"model={options.model}",
+                "model.weights=none",
+                f"method={options.method}",
+                *options.override,
+            ]
+        )
     )
+    model = build_model(validate(config).model, built.channels)
     if options.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    config = FitConfig(
+    fit = FitConfig(
         steps=10**6,
         labelled_batch=options.batch,
         unlabelled_batch=options.batch,
         optim=OptimConfig(lr=6e-5),
         precision=options.precision,
+        activation_checkpointing=options.activation_checkpointing,
+        micro_batches=options.micro_batches,
     )
-    method = build_method(options.method, {})
-    return Trainer(config, model=model, encoding=built, method=method, device=device, seed=0)
+    fields = {name: value for name, value in config["method"].items() if name != "name"}
+    method = build_method(options.method, fields)
+    return Trainer(fit, model=model, encoding=built, method=method, device=device, seed=0)
 
 
 def make_batch(options: argparse.Namespace, device: torch.device) -> Mapping[str, Sample]:
@@ -60,7 +74,8 @@ def make_batch(options: argparse.Namespace, device: torch.device) -> Mapping[str
         labels = labels[:, : options.size, : options.size].contiguous()
         labels[labels >= len(NAMES)] = 255
         valid = torch.ones(labels.shape, dtype=torch.bool)
-        batch[stream] = Sample(images=images, labels=labels, valid=valid).to(device)
+        sample = Sample(images=images, labels=labels, valid=valid, trusted=valid)
+        batch[stream] = sample.to(device)
     return batch
 
 
@@ -97,9 +112,16 @@ def peak_memory(encoding: str, options: argparse.Namespace, device: torch.device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="dacs")
-    parser.add_argument("--encoder", default="mit_b5")
-    parser.add_argument("--decoder", default="segformer")
+    parser.add_argument("--method", default="daformer", help="a file of pipeline/conf/method")
+    parser.add_argument("--model", default="daformer_mitb5", help="a file of pipeline/conf/model")
+    parser.add_argument(
+        "--override",
+        nargs="*",
+        default=[],
+        help="such as method.margins=[0,0,0,0] model.hr_crop=...",
+    )
+    parser.add_argument("--activation-checkpointing", action="store_true")
+    parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=2, help="images of each stream")
     parser.add_argument("--steps", type=int, default=60, help="measured steps of each encoding")
@@ -110,8 +132,8 @@ def main() -> None:
     device = torch.device(options.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(
-        f"{name}, torch {torch.__version__}: {options.method}, {options.encoder} with "
-        f"{options.decoder}, {options.size}x{options.size}, batch {options.batch}, "
+        f"{name}, torch {torch.__version__}: {options.method}, {options.model}, "
+        f"{options.size}x{options.size}, batch {options.batch}, "
         f"{options.precision}, median of {options.steps} steps\n"
     )
 

@@ -1,5 +1,6 @@
 """What a run sees, image by image: predictions and labels, and where pseudo-labels are unsure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ Picture = NDArray[np.uint8]
 
 _COLUMNS = ("image", "label", "pseudo-label", "prediction")
 _WIDTH, _MAP_WIDTH, _BAND, _GAP = 320, 228, 22, 4
+_ALONE_WIDTH = 640  # at most, of a picture that other figures are made from
 # Anchors of matplotlib's viridis (van der Walt and Smith, CC0), dark to bright.
 _COLOURS = np.array(
     [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129],
@@ -35,12 +37,15 @@ def save_panel(
     student: nn.Module,
     teacher: nn.Module,
     device: torch.device,
-) -> None:
-    """Write a PNG with a row for each image, columns as in the paper's Fig. 9.
+) -> list[Path]:
+    """Write a PNG with a row for each image: image, label, pseudo-label, prediction; the files.
 
     The pseudo-label is `teacher`'s on the image as it is; pixels that are less confident than the
-    quality threshold are dimmed.
+    quality threshold are dimmed. Beside it, for figures that compare runs (the paper's Fig. 9),
+    each image alone as image_<key>.jpg, and its label and `student`'s prediction as
+    label_<key>.png and prediction_<key>.png, whose palette is the class colours.
     """
+    files = [path]
     colours = np.array([*manifest.classes.colors], dtype=np.uint8)
     strips = [np.concatenate([_heading(title, _WIDTH) for title in _COLUMNS], axis=1)]
     for row in rows:
@@ -56,7 +61,9 @@ def save_panel(
         picture = image.permute(1, 2, 0).numpy()
         pictures = (picture, _paint(label, colours), faded, _paint(prediction, colours))
         strips.append(np.concatenate([_cell(p, label.shape, _WIDTH) for p in pictures], axis=1))
+        files += _save_alone(path.parent, row.key, picture, label, prediction, colours)
     _save(path, strips)
+    return files
 
 
 @torch.no_grad()
@@ -98,6 +105,34 @@ def save_pseudo_labels(
         size = pictures[1].shape
         strips.append(np.concatenate([_cell(p, size, _MAP_WIDTH) for p in shown], axis=1))
     _save(path, strips)
+
+
+def _save_alone(
+    folder: Path,
+    key: str,
+    picture: Picture,
+    label: NDArray[np.integer],
+    prediction: NDArray[np.integer],
+    colours: Picture,
+) -> list[Path]:
+    """Image [H,W,3], label and prediction [H,W] as files of their own, all of one size."""
+    scale = min(1.0, _ALONE_WIDTH / label.shape[1])
+    size = (round(scale * label.shape[1]), max(1, round(scale * label.shape[0])))
+    # Ignored pixels (255) are black.
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: len(colours)] = colours
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", key)
+    files = [folder / f"image_{name}.jpg"]
+    with atomic_path(files[0]) as temporary:
+        shown = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
+        shown.save(temporary, "JPEG", quality=90)
+    for kind, classes in (("label", label), ("prediction", prediction)):
+        files.append(folder / f"{kind}_{name}.png")
+        indexed = Image.fromarray(classes.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        indexed.putpalette(palette.tobytes())
+        with atomic_path(files[-1]) as temporary:
+            indexed.save(temporary, "PNG", optimize=True)
+    return files
 
 
 def _bounds(

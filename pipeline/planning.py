@@ -1,7 +1,6 @@
 """From parameters to run specifications: experiments, cells and seeds, composed and validated."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,11 @@ from ecocseg.errors import ConfigError, DataError
 from ecocseg.files import atomic_write, sha256_file
 from ecocseg.models.weights import is_file
 from pipeline.compose import compose_config, load_yaml, names
+from pipeline.experiments import load_experiment, report_of
 from pipeline.params import Params
 from pipeline.spec import Components, RunSpec, clean_config, relative_cost, validate
 
 PLAN_FILE = Path("results/plan.jsonl")
-_LAYOUTS = ("per_class", "grid")
-_CELL_FIELDS = ("label", "overrides", "column", "paper", "ranked")
-_EXPERIMENT_FIELDS = ("name", "title", "description", "layout", "means", "selection", "cells")
 
 
 def experiment_overrides(params: Params, experiment: str) -> list[str]:
@@ -55,39 +52,6 @@ def read_overrides(path: Path) -> list[str]:
             "writes such a file to results/search/best.yaml"
         )
     return found
-
-
-def load_experiment(name: str) -> dict[str, Any]:
-    """The `experiment` section of pipeline/conf/experiment/<name>.yaml, checked."""
-    if name not in names("experiment"):
-        raise ConfigError(unknown("experiments", "experiment", name, names("experiment")))
-    experiment: dict[str, Any] = compose_config([f"experiment={name}"])["experiment"]
-    where = f"pipeline/conf/experiment/{name}.yaml: experiment"
-    for field in experiment:
-        if field not in _EXPERIMENT_FIELDS:
-            raise ConfigError(unknown(f"{where}.{field}", "field", field, _EXPERIMENT_FIELDS))
-    if missing := [field for field in _EXPERIMENT_FIELDS if field not in experiment]:
-        raise ConfigError(f"{where}: the field {missing[0]!r} is missing")
-    if not re.fullmatch(r"(last|best)\.(student|teacher)", str(experiment["selection"])):
-        raise ConfigError(
-            f"{where}.selection: got {experiment['selection']!r}, allowed are last or best, a dot, "
-            "and student or teacher"
-        )
-    if experiment.get("name") != name:
-        raise ConfigError(f"{where}.name: got {experiment.get('name')!r}, must be {name!r}")
-    if experiment.get("layout") not in _LAYOUTS:
-        raise ConfigError(
-            unknown(f"{where}.layout", "layout", str(experiment.get("layout")), _LAYOUTS)
-        )
-    for cell, entry in experiment["cells"].items():
-        if missing := [field for field in ("label", "overrides") if field not in entry]:
-            raise ConfigError(f"{where}.cells.{cell}: the field {missing[0]!r} is missing")
-        for field in entry:
-            if field not in _CELL_FIELDS:
-                raise ConfigError(
-                    unknown(f"{where}.cells.{cell}.{field}", "field", field, _CELL_FIELDS)
-                )
-    return experiment
 
 
 def compose_cell(
@@ -188,38 +152,6 @@ def plan_row(spec: RunSpec, components: Components, report: Mapping[str, Any]) -
         "cost": round(relative_cost(components, spec.config), 3),
         "spec": spec.to_dict(),
         "report": dict(report),
-    }
-
-
-def report_of(
-    experiment: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    config: Mapping[str, Any],
-    order: int,
-    overrides: Sequence[str],
-) -> dict[str, Any]:
-    """How the tables show a cell; none of it changes the run.
-
-    `overrides` are the user's own: a run with any is marked as deviating from the paper.
-    """
-    encoding = config["encoding"]["name"]
-    return {
-        "title": experiment["title"],
-        "description": experiment["description"],
-        "layout": experiment["layout"],
-        "row": {
-            "label": entry["label"],
-            "method": entry["label"],
-            "encoding": encoding,
-            # An oracle is a bound, no competitor: it takes no bold.
-            "ranked": entry.get("ranked", True),
-        },
-        "column": entry.get("column"),
-        "paper": entry.get("paper"),
-        "means": experiment["means"],
-        "selection": experiment["selection"],
-        "order": order,
-        "overrides": list(overrides),
     }
 
 

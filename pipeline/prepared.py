@@ -70,7 +70,7 @@ class Prepared:
             schedule.unlabelled_batch,
         )
         return trainer.fit(
-            streams,
+            [self.method.adapt(stream) for stream in streams],
             lambda model: evaluate(
                 model,
                 self.encoding,

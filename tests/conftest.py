@@ -9,6 +9,27 @@ from types import SimpleNamespace
 import pytest
 
 WEIGHTS_SEED = 3
+_DAFORMER = {
+    "rare_class_min_pixels": 20,
+    "margins": [2, 6, 0, 0],
+    "feature_weight": 0.05,
+    # Most places of a feature map of 1x2 hold several classes.
+    "feature_classes": [0, 2, 8, 10, 13],
+    "feature_min_ratio": 0.51,
+}
+SMALL_METHODS = {
+    "daformer": _DAFORMER,
+    "mic": {
+        "inner": {"name": "daformer", **_DAFORMER, "margins_of": "image"},
+        "mask_block": 16,
+    },
+}
+"""Fields of the methods whose defaults are for crops of 512 pixels, for crops of 32x64."""
+SMALL_MODELS = {
+    "daformer": {"decoder": "daformer"},
+    "mic": {"decoder": "hrda", "hr_crop": (32, 32)},
+}
+"""What a method's network has other than `tiny_model_config`."""
 
 
 def pytest_addoption(parser):
@@ -136,7 +157,9 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
         options = {} if quality is None else {"quality_threshold": quality}
         encoder = build_encoding(encoding, options, manifests["streets_camera"].names)
         with seeded(WEIGHTS_SEED):
-            model = build_model(tiny_model_config, encoder.channels)
+            model = build_model(
+                replace(tiny_model_config, **SMALL_MODELS.get(method, {})), encoder.channels
+            )
         if double:
             model = model.double()
             # Processors draw normal numbers with their own rounding.
@@ -149,11 +172,12 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
             "checkpoint_every": 100,
         } | fields
         fields.setdefault("optim", OptimConfig(lr=1e-3, head_lr_factor=2.0))
-        built = build_method(method, {})
+        built = build_method(method, SMALL_METHODS.get(method, {}))
         trainer = Trainer(
             FitConfig(**fields), model=model, encoding=encoder, method=built, device=cpu, seed=seed
         )
         streams = build_streams(benchmark, manifests, built.streams, 2, 2)
+        streams = [built.adapt(stream) for stream in streams]
         if double:
             # Scaling 8-bit images rounds differently with and without vector instructions.
             streams = [replace(s, transform=replace(s.transform, scale=None)) for s in streams]

@@ -1,9 +1,11 @@
 """Colour augmentation of batches in 0..1, on whatever device they are, drawn per image."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from ecocseg.data.transforms import uniform
@@ -31,9 +33,7 @@ def colour_jitter(
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur an image [3,H,W]; the kernel reaches three standard deviations (`sigma` in pixels)."""
-    # Odd, and small enough for the reflection at the borders.
-    shortest = min(image.shape[-2:])
-    size = min(2 * math.ceil(3 * sigma) + 1, shortest - 1 + shortest % 2)
+    size = _kernel_size(image, sigma)
     return TF.gaussian_blur(image, [size, size], [sigma, sigma])
 
 
@@ -59,19 +59,83 @@ def _strong(image: Tensor, generator: torch.Generator) -> Tensor:
 def domain_view(
     images: Tensor, strength: float, probability: float, generator: torch.Generator
 ) -> Tensor:
-    """Colour jitter and blur of the UDA family, of mixed images [B,3,H,W].
+    """Colour jitter and blur of the UDA family, of mixed images [B,3,H,W], all of them at once.
 
     As in DACS and DAFormer both are decided once for the batch: jitter of `strength` when a drawn
     number exceeds `probability`, blur with sigma 0.15 to 1.15 pixels when one exceeds 0.5; the
-    amounts are drawn per image.
+    amounts are drawn per image. Here the order of the four jitters is the batch's too.
     """
     jitter = uniform(0, 1, generator) > probability
     blur = uniform(0, 1, generator) > 0.5
-    views = []
-    for image in images:
-        if jitter:
-            image = colour_jitter(image, (strength, strength, strength, strength), generator)
-        if blur:
-            image = gaussian_blur(image, uniform(0.15, 1.15, generator))
-        views.append(image)
-    return torch.stack(views)
+    if jitter:
+        images = _domain_jitter(images, strength, generator)
+    if blur:
+        images = blur_each(images, [uniform(0.15, 1.15, generator) for _ in images])
+    return images
+
+
+def _domain_jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """The jitter of kornia 0.5.8, with which DAFormer and MIC were published.
+
+    Other than torchvision's: brightness is added (-s to s), contrast is a factor of the values
+    themselves, saturation is HSV's. Amounts per image.
+    """
+    order = torch.randperm(4, generator=generator).tolist()
+    drawn = torch.rand(4, len(images), generator=generator).mul(2).sub(1).mul(strength)
+    brightness, contrast, saturation, hue = drawn.to(images)[:, :, None, None, None]
+    operations = (
+        lambda x: (x + brightness).clamp(0, 1),
+        lambda x: (x * (1 + contrast)).clamp(0, 1),
+        lambda x: _shift_hsv(x, 0, 1 + saturation),
+        lambda x: _shift_hsv(x, hue, 1),
+    )
+    for i in order:
+        images = operations[i](images)
+    return images
+
+
+def _shift_hsv(images: Tensor, turn: Tensor | float, factor: Tensor | float) -> Tensor:
+    """Turn the hue of RGB images [B,3,H,W] by a share of the circle, scale their saturation."""
+    red, green, blue = images.unbind(1)
+    value, low = images.amax(1), images.amin(1)
+    chroma = value - low
+    safe = torch.where(chroma > 0, chroma, 1)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    saturation = chroma / torch.where(value > 0, value, 1)
+    hue = (hue[:, None] / 6 + turn) * 6
+    chroma = value[:, None] * (saturation[:, None] * factor).clamp(0, 1)
+    # Each colour falls off from the value by the chroma, a third of the circle apart.
+    places = torch.tensor([5.0, 3.0, 1.0], dtype=images.dtype, device=images.device)
+    distance = (places.view(1, 3, 1, 1) + hue) % 6
+    return value[:, None] - chroma * torch.minimum(distance, 4 - distance).clamp(0, 1)
+
+
+def blur_each(images: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Blur images [B,C,H,W], each with its own sigma in pixels, as `gaussian_blur` does one."""
+    batch, channels, height, width = images.shape
+    reaches = [_kernel_size(images, sigma) // 2 for sigma in sigmas]
+    reach = max(reaches)
+    offsets = torch.arange(-reach, reach + 1, dtype=images.dtype)
+    kernels = torch.stack(
+        [
+            torch.exp(-0.5 * (offsets / sigma) ** 2).where(offsets.abs() <= own, 0)
+            for sigma, own in zip(sigmas, reaches, strict=True)
+        ]
+    )
+    kernels /= kernels.sum(1, keepdim=True)
+    weights = kernels.to(images.device).repeat_interleave(channels, 0)[:, None]
+    flat = images.reshape(1, batch * channels, height, width)
+    flat = F.pad(flat, (reach, reach, reach, reach), mode="reflect")
+    flat = F.conv2d(flat, weights[:, :, :, None], groups=batch * channels)
+    flat = F.conv2d(flat, weights[:, :, None], groups=batch * channels)
+    return flat.reshape(images.shape)
+
+
+def _kernel_size(image: Tensor, sigma: float) -> int:
+    """Three standard deviations to each side, odd, small enough for reflection at the borders."""
+    shortest = min(image.shape[-2:])
+    return min(2 * math.ceil(3 * sigma) + 1, shortest - 1 + shortest % 2)

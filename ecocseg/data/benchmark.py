@@ -109,6 +109,7 @@ def build_streams(
                     rows=rows,
                     batch_size=labelled_batch,
                     transform=benchmark.labelled_transform,
+                    names=taught,
                 )
             )
             continue

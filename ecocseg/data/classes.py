@@ -2,8 +2,8 @@
 
 A raw value is what a data set's label files hold; a train id is 0..N-1 (N classes) or 255 for
 pixels that count nowhere. Sources: Cityscapes' label table (cityscapesScripts `labels.py`; GTA
-uses the same ids), and the 11 classes of CamVid as SegNet grouped them (Badrinarayanan et al.,
-2017), in the order of that release's files.
+uses the same ids), the README of SYNTHIA-RAND-CITYSCAPES, and the 11 classes of CamVid as SegNet
+grouped them (Badrinarayanan et al., 2017), in the order of that release's files.
 """
 
 import colorsys
@@ -143,6 +143,22 @@ GTA_19 = ClassTable(
     ids={**CITYSCAPES_19.ids, 34: 255},
 )
 
+# SYNTHIA's ids by Cityscapes' names; 0 void, 13 parking slot, 14 road work, 22 lane marking. No
+# pixel is of terrain, truck and train, which is why 16 classes (13: without wall, fence and pole)
+# are scored.
+_SYNTHIA = {
+    "sky": 1, "building": 2, "road": 3, "sidewalk": 4, "fence": 5, "vegetation": 6, "pole": 7,
+    "car": 8, "traffic sign": 9, "person": 10, "bicycle": 11, "motorcycle": 12,
+    "traffic light": 15, "terrain": 16, "rider": 17, "truck": 18, "bus": 19, "train": 20,
+    "wall": 21,
+}  # fmt: skip
+SYNTHIA_19 = ClassTable(
+    names=CITYSCAPES_19.names,
+    colors=CITYSCAPES_19.colors,
+    ids=dict.fromkeys((0, 13, 14, 22), 255)
+    | {raw: CITYSCAPES_19.names.index(name) for name, raw in _SYNTHIA.items()},
+)
+
 _CAMVID = (
     ("Sky", (128, 128, 128)),
     ("Building", (128, 0, 0)),
@@ -187,6 +203,7 @@ CLASS_TABLES: dict[str, ClassTable] = {
     "cityscapes19": CITYSCAPES_19,
     "cityscapes19_train_ids": CITYSCAPES_19_TRAIN_IDS,
     "gta19": GTA_19,
+    "synthia19": SYNTHIA_19,
     "camvid11": CAMVID_11,
     "cityscapes_to_camvid11": CITYSCAPES_TO_CAMVID_11,
 }

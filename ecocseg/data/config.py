@@ -10,6 +10,7 @@ from typing import Any
 
 from ecocseg.data.classes import ClassTable, class_table
 from ecocseg.data.layouts import LAYOUTS
+from ecocseg.data.resize import RESIZES
 from ecocseg.errors import ConfigError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -19,7 +20,7 @@ _RAW_FIELDS = {
     "generate": {"generator", "domain", "counts", "height", "width", "seed"},
 }
 _RAW_REQUIRED = {"url": {"files"}, "local": set(), "generate": _RAW_FIELDS["generate"]}
-LABEL_VALUES = ("ids", "colors")
+LABEL_VALUES = ("ids", "colors", "first_channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,12 @@ class DatasetConfig:
     """[H, W] of the stored images in pixels; None keeps them as they are."""
     keep_ratio: bool = False
     """Fit each image inside `size` instead of stretching it to `size`."""
+    resize: str = "antialias"
+    """How images and labels get their size: `antialias`, or `mmcv` as the published UDA code does
+    (`ecocseg/data/resize.py` says how they differ)."""
     label_values: str = "ids"
-    """Whether label files hold numbers (`ids`) or class colours (`colors`)."""
+    """What label files hold: numbers (`ids`), class colours (`colors`), or several channels of 8
+    or 16 bits of which the first holds the number (`first_channel`)."""
     partitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name -> {split, url, sha256}: published lists of labelled images."""
 
@@ -76,7 +81,9 @@ class DatasetConfig:
         if self.layout not in LAYOUTS:
             raise self._wrong("layout", self.layout, ", ".join(LAYOUTS))
         if self.label_values not in LABEL_VALUES:
-            raise self._wrong("label_values", self.label_values, " or ".join(LABEL_VALUES))
+            raise self._wrong("label_values", self.label_values, ", ".join(LABEL_VALUES))
+        if self.resize not in RESIZES:
+            raise self._wrong("resize", self.resize, ", ".join(RESIZES))
         if not isinstance(self.keep_ratio, bool):
             raise self._wrong("keep_ratio", self.keep_ratio, "true or false")
         if self.size is not None and not (
@@ -116,8 +123,20 @@ class DatasetConfig:
                     raise self._wrong(
                         f"splits.{name}", option, ", ".join(sorted(options | {"evaluate"}))
                     )
+                if option == "exclude":
+                    self._check_excluded(name, value)
                 if option == "evaluate" and not isinstance(value, bool):
                     raise self._wrong(f"splits.{name}.evaluate", value, "true or false")
+
+    def _check_excluded(self, split: str, value: Any) -> None:
+        keys = value if isinstance(value, (list, tuple)) else [value]
+        if value is None or (keys is value and all(isinstance(key, str) for key in keys)):
+            return
+        # 02154 is read as an octal number: another frame than the one that was meant.
+        wrong = next((key for key in keys if not isinstance(key, str)), value)
+        raise self._wrong(
+            f"splits.{split}.exclude", wrong, 'a list of keys, each in quotes, as ["02154"]'
+        )
 
     def _check_raw(self) -> None:
         kind = self.raw.get("kind")

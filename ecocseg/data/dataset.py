@@ -9,11 +9,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ecocseg.config import require
 from ecocseg.data.manifest import Row
-from ecocseg.data.sampling import EpochSampler
-from ecocseg.data.transforms import Sample, TransformConfig, collate, random_geometry
+from ecocseg.data.sampling import EpochSampler, RareClasses, RareClassSampler
+from ecocseg.data.transforms import (
+    Margins,
+    Quota,
+    Sample,
+    TransformConfig,
+    collate,
+    random_geometry,
+)
 from ecocseg.engine.seed import derive, generator
-from ecocseg.errors import DataError
+from ecocseg.errors import ConfigError, DataError
 from ecocseg.types import IGNORE
 
 
@@ -47,6 +55,31 @@ class Stream:
     transform: TransformConfig
     labelled: bool = True
     """False hides the labels: every label pixel reads 255."""
+    names: Sequence[str] = ()
+    """Class names, for messages."""
+    rare_classes: RareClasses | None = None
+    """Draws images by their rare classes instead of in passes; for labelled streams."""
+    margins: Margins | None = None
+    """Pixels at top, bottom, left and right of the stored image that `Sample.trusted` excludes."""
+
+    def __post_init__(self) -> None:
+        if self.rare_classes is not None and not self.labelled:
+            raise ConfigError(
+                f"stream {self.name!r}: rare_classes needs labels, and this stream hides them; "
+                "leave it out"
+            )
+        if self.margins is not None:
+            top, bottom, left, right = self.margins
+            smallest = [min(row.image_size[axis] for row in self.rows) for axis in (0, 1)]
+            require(
+                min(self.margins) >= 0
+                and top + bottom < smallest[0]
+                and left + right < smallest[1],
+                "method.margins",
+                list(self.margins),
+                "four numbers from 0 up (top, bottom, left, right) that leave some of the stored "
+                f"images, the smallest of which is {smallest[0]}x{smallest[1]}; make them smaller",
+            )
 
 
 class StepBatches(Dataset[dict[str, Sample]]):
@@ -58,17 +91,23 @@ class StepBatches(Dataset[dict[str, Sample]]):
 
     def __init__(self, streams: Sequence[Stream], seed: int) -> None:
         self.streams, self.seed = list(streams), seed
-        self._samplers = {
-            s.name: EpochSampler(len(s.rows), s.batch_size, derive(seed, "order", s.name))
-            for s in streams
-        }
+        self._passes: dict[str, EpochSampler] = {}
+        self._rare: dict[str, RareClassSampler] = {}
+        for stream in streams:
+            order = derive(seed, "order", stream.name)
+            if stream.rare_classes is None:
+                self._passes[stream.name] = EpochSampler(len(stream.rows), stream.batch_size, order)
+            else:
+                self._rare[stream.name] = RareClassSampler(
+                    stream.rows, stream.batch_size, order, stream.rare_classes, stream.names
+                )
 
     def __getitem__(self, step: int) -> dict[str, Sample]:
         return {stream.name: self._batch(stream, step) for stream in self.streams}
 
     def _batch(self, stream: Stream, step: int) -> Sample:
         samples = []
-        for place, index in enumerate(self._samplers[stream.name].indices(step)):
+        for place, (index, quota) in enumerate(self._drawn(stream, step)):
             row = stream.rows[index]
             image = read_image(row)
             if stream.labelled:
@@ -76,8 +115,22 @@ class StepBatches(Dataset[dict[str, Sample]]):
             else:
                 label = torch.full(image.shape[1:], IGNORE, dtype=torch.uint8)
             random = generator(self.seed, "view", stream.name, step, place)
-            samples.append(random_geometry(image, label, stream.transform, random))
+            samples.append(
+                random_geometry(
+                    image, label, stream.transform, random, margins=stream.margins, quota=quota
+                )
+            )
         return collate(samples)
+
+    def _drawn(self, stream: Stream, step: int) -> list[tuple[int, Quota | None]]:
+        """Indices of the images of a step, and what each one's crop must have."""
+        rare = stream.rare_classes
+        if rare is None:
+            return [(index, None) for index in self._passes[stream.name].indices(step)]
+        return [
+            (index, Quota(train_id=train, pixels=rare.crop_pixels, tries=rare.tries))
+            for train, index in self._rare[stream.name].draws(step)
+        ]
 
 
 def batches(

@@ -15,7 +15,7 @@ from ecocseg.data.classes import ClassTable
 from ecocseg.errors import DataError
 from ecocseg.files import atomic_path, atomic_write
 
-SCHEMA = 1
+SCHEMA = 2
 DATASET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.parquet"
 
@@ -35,6 +35,9 @@ class Row:
     label: Path
     image_size: tuple[int, int]
     label_size: tuple[int, int]
+    raw_size: tuple[int, int]
+    """Of the raw label (without one: of the raw image); a stored pixel stands for raw area / stored
+    area original ones."""
     image_sha256: str
     label_sha256: str
     pixels: tuple[int, ...]
@@ -101,6 +104,7 @@ def fingerprint(names: Sequence[str], rows: Sequence[Row]) -> str:
             row.key,
             row.image_size,
             row.label_size,
+            row.raw_size,
             row.image_sha256,
             row.label_sha256,
             row.pixels,
@@ -129,7 +133,7 @@ def write_manifest(
         "label": [row.label.relative_to(folder).as_posix() for row in rows],
     }
     for column, place in (("height", 0), ("width", 1)):
-        for kind in ("image", "label"):
+        for kind in ("image", "label", "raw"):
             sizes = [getattr(row, f"{kind}_size")[place] for row in rows]
             columns[f"{kind}_{column}"] = pyarrow.array(sizes, pyarrow.int32())
     columns |= {
@@ -166,6 +170,21 @@ def read_description(folder: Path) -> Mapping[str, Any] | None:
     return description if description.get("schema") == SCHEMA else None
 
 
+def read_fingerprint(folder: Path) -> str:
+    """Fingerprint of a prepared data set, without its rows; DataError when there is none."""
+    description = read_description(folder)
+    if description is None:
+        raise _not_prepared(folder)
+    return str(description["fingerprint"])
+
+
+def _not_prepared(folder: Path) -> DataError:
+    return DataError(
+        f"{folder}: no prepared data set (no {DATASET_FILE} of schema {SCHEMA}, or no "
+        f"{MANIFEST_FILE}); run the stages fetch and preprocess"
+    )
+
+
 def load_manifest(folder: Path) -> Manifest:
     """Read a prepared data set; DataError when preparation has not finished there."""
     import pyarrow.parquet
@@ -173,10 +192,7 @@ def load_manifest(folder: Path) -> Manifest:
     folder = Path(folder).absolute()
     description = read_description(folder)
     if description is None or not (folder / MANIFEST_FILE).is_file():
-        raise DataError(
-            f"{folder}: no prepared data set (no {DATASET_FILE} of schema {SCHEMA}, or no "
-            f"{MANIFEST_FILE}); run the stages fetch and preprocess"
-        )
+        raise _not_prepared(folder)
     rows = [
         Row(
             split=line["split"],
@@ -185,6 +201,7 @@ def load_manifest(folder: Path) -> Manifest:
             label=folder / line["label"],
             image_size=(line["image_height"], line["image_width"]),
             label_size=(line["label_height"], line["label_width"]),
+            raw_size=(line["raw_height"], line["raw_width"]),
             image_sha256=line["image_sha256"],
             label_sha256=line["label_sha256"],
             pixels=tuple(line["pixels"]),

@@ -49,6 +49,21 @@ def cutmix_mask(
     return masks
 
 
+def block_mask(
+    batch: int, height: int, width: int, block: int, ratio: float, generator: torch.Generator
+) -> Tensor:
+    """MIC: blocks of `block` pixels of which a share of `ratio` is hidden, bool [B,H,W].
+
+    True is shown. Every block is drawn by itself; round(H / block) x round(W / block) of them, at
+    least one, are stretched to the image, as in the public code.
+    """
+    rows, columns = max(1, round(height / block)), max(1, round(width / block))
+    shown = torch.rand(batch, rows, columns, generator=generator) > ratio
+    down = torch.arange(height) * rows // height
+    across = torch.arange(width) * columns // width
+    return shown[:, down][:, :, across]
+
+
 def paste(mask: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
     """`foreground` where `mask` [B,H,W], else `background`; both [B,H,W] or [B,C,H,W]."""
     if foreground.dim() == mask.dim() + 1:

@@ -8,6 +8,7 @@ file is complete or absent, so an interrupted preparation goes on with the files
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ecocseg.data.config import DatasetConfig
+from ecocseg.data.labels import Rules, label_size, open_label
 from ecocseg.data.layouts import LAYOUTS, Fault, Item, Listing, find_root
 from ecocseg.data.layouts.base import keys_of_list
 from ecocseg.data.manifest import (
@@ -32,7 +35,8 @@ from ecocseg.data.manifest import (
 )
 from ecocseg.data.overlay import write_overlay
 from ecocseg.data.parallel import Progress, map_files
-from ecocseg.data.verify import Rules, fail_on, list_splits, open_label, rules_of, verify_raw
+from ecocseg.data.resize import resize_image, resize_label, target_size
+from ecocseg.data.verify import fail_on, list_splits, rules_of, verify_raw
 from ecocseg.errors import DataError, UserError
 from ecocseg.files import atomic_path, atomic_write, require_space, sha256_file
 from ecocseg.version import RESULTS_VERSION
@@ -49,6 +53,7 @@ class _Common:
     folder: Path
     size: tuple[int, int] | None
     keep_ratio: bool
+    resize: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,17 @@ def is_prepared(config: DatasetConfig, folder: Path, source: str = "") -> bool:
         return False
     expected = [folder / f"overlay_{split}.png" for split in config.splits]
     expected += [folder / "partitions" / f"{name}.txt" for name in config.partitions]
-    for row in load_manifest(folder).all_rows:
-        expected += [row.image, row.label]
-    return all(path.is_file() for path in expected)
+    if not all(path.is_file() for path in expected):
+        return False
+    # Folders are listed: asking for each of tens of thousands of files is slow on a network disk.
+    there = {
+        os.path.join(parent, name)
+        for kind in ("images", "labels")
+        for parent, _, names in os.walk(folder.absolute() / kind)
+        for name in names
+    }
+    rows = load_manifest(folder).all_rows
+    return all(str(row.image) in there and str(row.label) in there for row in rows)
 
 
 def prepare(
@@ -112,7 +125,7 @@ def prepare(
         for split, listing in listings.items()
         for item in listing.items
     ]
-    common = _Common(rules_of(config), folder, config.size, config.keep_ratio)
+    common = _Common(rules_of(config), folder, config.size, config.keep_ratio, config.resize)
     with _full_disk(folder):
         rows = map_files(_prepare_item, common, tasks, workers, progress)
         for name, keys in lists.items():
@@ -202,19 +215,20 @@ def _prepare_item(common: _Common, task: _Task) -> Row:
     """Write the image and label of one pair, unless they are there, and describe them."""
     item, folder = task.item, common.folder
     with Image.open(item.image) as picture:
-        size = target_size((picture.height, picture.width), common.size, common.keep_ratio)
-        as_is = (
-            picture.format in _COPIED
-            and picture.mode == "RGB"
-            and size == (picture.height, picture.width)
-        )
+        raw_size = picture.height, picture.width
+        size = target_size(raw_size, common.size, common.keep_ratio)
+        as_is = picture.format in _COPIED and picture.mode == "RGB" and size == raw_size
         suffix = _COPIED[str(picture.format)] if as_is else ".png"
         image = folder / "images" / task.split / f"{item.key}{suffix}"
         if not image.is_file():
-            _write_image(picture, item.image, image, size, as_is)
+            _write_image(picture, item.image, image, size, None if as_is else common.resize)
     label = folder / "labels" / task.split / f"{item.key}.png"
     if not label.is_file():
-        _write_label(common.rules, item, label, None if task.evaluate else size, size)
+        ids = _train_ids(common.rules, item, size)
+        if not task.evaluate:
+            ids = resize_label(ids, size, common.resize)
+        with atomic_path(label) as temporary:
+            Image.fromarray(ids).save(temporary)
     with Image.open(label) as picture:
         ids = np.asarray(picture)
     pixels = np.bincount(ids.reshape(-1), minlength=256)[: len(common.rules.table.names)]
@@ -225,63 +239,36 @@ def _prepare_item(common: _Common, task: _Task) -> Row:
         label=label,
         image_size=size,
         label_size=(ids.shape[0], ids.shape[1]),
+        raw_size=label_size(item.label) if item.label else raw_size,
         image_sha256=sha256_file(image),
         label_sha256=sha256_file(label),
         pixels=tuple(pixels.tolist()),
     )
 
 
-def target_size(
-    size: tuple[int, int], wanted: tuple[int, int] | None, keep_ratio: bool
-) -> tuple[int, int]:
-    """Size (height, width) that an image of `size` is stored at.
-
-    With `keep_ratio` it is the largest that fits inside `wanted`, whichever way the longer side
-    lies (as mmcv's `imrescale`, which the published UDA recipes use).
-    """
-    if wanted is None:
-        return size
-    if not keep_ratio:
-        return wanted
-    scale = min(max(wanted) / max(size), min(wanted) / min(size))
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-
-
 def _write_image(
-    picture: Image.Image, source: Path, path: Path, size: tuple[int, int], as_is: bool
+    picture: Image.Image, source: Path, path: Path, size: tuple[int, int], resize: str | None
 ) -> None:
+    """Write an image at `size`; `resize` None copies the file as it is."""
     with atomic_path(path) as temporary:
-        if as_is:
+        if resize is None:
             shutil.copyfile(source, temporary)
             return
-        rgb = picture.convert("RGB")
-        if (rgb.height, rgb.width) != size:
-            rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        rgb.save(temporary, compress_level=3)
+        resize_image(picture.convert("RGB"), size, resize).save(temporary, compress_level=3)
 
 
-def _write_label(
-    rules: Rules,
-    item: Item,
-    path: Path,
-    stored: tuple[int, int] | None,
-    image_size: tuple[int, int],
-) -> None:
-    """Write train ids at the size `stored`, None for the label's own; without a label all 255."""
-    table = rules.table
+def _train_ids(rules: Rules, item: Item, image_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Train ids of a raw label at its own size; without one all ignored at `image_size`."""
     if item.label is None:
-        ids = np.full(image_size, table.ignore, dtype=np.uint8)
+        return np.full(image_size, rules.table.ignore, dtype=np.uint8)
+    faults: list[Fault] = []
+    raw = open_label(item.label, rules, faults)
+    if raw is None:
+        raise DataError(str(faults[0]))
+    if rules.colors:
+        mapped = rules.table.encode_colors(raw.astype(np.uint8))
     else:
-        faults: list[Fault] = []
-        raw = open_label(item.label, rules, faults)
-        if raw is None:
-            raise DataError(str(faults[0]))
-        mapped = table.encode_colors(raw.astype(np.uint8)) if rules.colors else table.lookup[raw]
-        if mapped.min() < 0:
-            raise DataError(f"{item.label}: changed since it was verified; run preprocess again")
-        ids = mapped.astype(np.uint8)
-    picture = Image.fromarray(ids)
-    if stored is not None and ids.shape != stored:
-        picture = picture.resize((stored[1], stored[0]), Image.Resampling.NEAREST)
-    with atomic_path(path) as temporary:
-        picture.save(temporary)
+        mapped = rules.table.lookup[raw]
+    if mapped.min() < 0:
+        raise DataError(f"{item.label}: changed since it was verified; run preprocess again")
+    return mapped.astype(np.uint8)

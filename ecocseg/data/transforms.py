@@ -1,5 +1,6 @@
 """Geometric transforms of image and label together, drawn from an explicit generator."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from ecocseg.config import require
 from ecocseg.types import IGNORE
+
+Margins = tuple[int, int, int, int]
+"""Top, bottom, left and right, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +47,48 @@ class Sample:
     """Class of each pixel, int64 [H,W] or [B,H,W]; 255 where none is given."""
     valid: Tensor
     """False on padding, bool [H,W] or [B,H,W]."""
+    trusted: Tensor | None = None
+    """False on padding and where the margins of the stored image lie, bool like `valid`; None when
+    the stream has no margins."""
 
     def to(self, device: torch.device) -> "Sample":
         """The sample on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Sample":
+        """A copy in page-locked memory, from which `to` copies while the GPU computes.
+
+        DataLoader calls it by this name.
+        """
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Sample":
         return Sample(
-            images=self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            valid=self.valid.to(device, non_blocking=True),
+            images=change(self.images),
+            labels=change(self.labels),
+            valid=change(self.valid),
+            trusted=None if self.trusted is None else change(self.trusted),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """What a crop must have more of to be taken at once."""
+
+    train_id: int
+    pixels: float
+    tries: int
+    """How often another crop is drawn instead; the last one is taken."""
 
 
 def collate(samples: list[Sample]) -> Sample:
     """Stack samples of one size into a batch."""
+    trusted = [s.trusted for s in samples if s.trusted is not None]
     return Sample(
         images=torch.stack([s.images for s in samples]),
         labels=torch.stack([s.labels for s in samples]),
         valid=torch.stack([s.valid for s in samples]),
+        trusted=torch.stack(trusted) if trusted else None,
     )
 
 
@@ -68,33 +98,56 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
 
 
 def random_geometry(
-    image: Tensor, label: Tensor, config: TransformConfig, generator: torch.Generator
+    image: Tensor,
+    label: Tensor,
+    config: TransformConfig,
+    generator: torch.Generator,
+    *,
+    margins: Margins | None = None,
+    quota: Quota | None = None,
 ) -> Sample:
     """Scale, pad, crop and flip an image uint8 [3,H,W] with its label uint8 [H,W].
 
     The scale factor is of the image's stored size: with scale [0.5, 2] the long side is between
-    half and twice as long. Padding is black, labelled 255 and not valid.
+    half and twice as long. Padding is black, labelled 255 and not valid. `margins` of the stored
+    image go with it into `trusted`; crop and flip are drawn again while the `quota` is not met.
     """
+    maps = [label] if margins is None else [label, inside(label.shape, margins)]
     if config.scale is not None:
         factor = uniform(*config.scale, generator)
         size = [max(1, round(side * factor)) for side in label.shape]
         image = TF.resize(image, size, antialias=True)
         # Not NEAREST: that one shifts labels by up to half a pixel against the image.
-        label = TF.resize(label[None], size, TF.InterpolationMode.NEAREST_EXACT)[0]
-    valid = torch.ones_like(label, dtype=torch.bool)
+        maps = [TF.resize(m[None], size, TF.InterpolationMode.NEAREST_EXACT)[0] for m in maps]
+    maps.append(torch.ones_like(maps[0]))
     height, width = config.crop
-    bottom, right = max(0, height - label.shape[0]), max(0, width - label.shape[1])
+    bottom, right = max(0, height - image.shape[1]), max(0, width - image.shape[2])
     if bottom or right:
         padding = (0, right, 0, bottom)
         image = F.pad(image, padding)
-        label = F.pad(label, padding, value=IGNORE)
-        valid = F.pad(valid, padding, value=False)
-    top, left = _crop_corner(label, config, generator)
-    window = (..., slice(top, top + height), slice(left, left + width))
-    image, label, valid = image[window], label[window], valid[window]
-    if uniform(0, 1, generator) < config.flip:
-        image, label, valid = image.flip(-1), label.flip(-1), valid.flip(-1)
-    return Sample(images=image.float() / 255, labels=label.long(), valid=valid.contiguous())
+        maps = [F.pad(m, padding, value=IGNORE if m is maps[0] else 0) for m in maps]
+    for _ in range(1 + (quota.tries if quota is not None else 0)):
+        top, left = _crop_corner(maps[0], config, generator)
+        window = (..., slice(top, top + height), slice(left, left + width))
+        flipped = uniform(0, 1, generator) < config.flip
+        if quota is None or int((maps[0][window] == quota.train_id).sum()) > quota.pixels:
+            break
+    image, *maps = (m[window].flip(-1) if flipped else m[window] for m in (image, *maps))
+    return Sample(
+        images=image.float() / 255,
+        labels=maps[0].long(),
+        valid=maps[-1].bool(),
+        trusted=None if margins is None else maps[1].bool(),
+    )
+
+
+def inside(size: Sequence[int], margins: Margins) -> Tensor:
+    """1 inside the margins of an image of `size`, 0 in them; uint8 [H,W]."""
+    top, bottom, left, right = margins
+    height, width = size
+    trusted = torch.zeros(height, width, dtype=torch.uint8)
+    trusted[top : max(top, height - bottom), left : max(left, width - right)] = 1
+    return trusted
 
 
 def _crop_corner(

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ecocseg.data.classes import UNKNOWN, ClassTable
 from ecocseg.data.config import DatasetConfig
+from ecocseg.data.labels import Rules, check_trailer, open_label, unreadable
 from ecocseg.data.layouts import LAYOUTS, Fault, Item, Listing, find_root
 from ecocseg.data.parallel import Progress, map_files
 from ecocseg.errors import DataError
 
 SHOWN = 50
 """Faults printed in a message; the file beside the processed folder holds all."""
-_NUMBER_MODES = {"1", "L", "P", "I", "I;16", "I;16B", "I;16L"}
 _IMAGE_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _ORIENTATION = 0x0112
 
@@ -29,17 +29,9 @@ class Seen:
     values: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What a pair is checked against; small, since it is sent to worker processes."""
-
-    table: ClassTable
-    colors: bool
-
-
 def rules_of(config: DatasetConfig) -> Rules:
     """Return what the label files of a data set are read by."""
-    return Rules(config.table, config.label_values == "colors")
+    return Rules(config.table, config.label_values)
 
 
 def list_splits(config: DatasetConfig, root: Path) -> dict[str, Listing]:
@@ -127,7 +119,8 @@ def check_item(rules: Rules, item: Item) -> Seen:
             Fault(
                 str(item.label),
                 f"is {_size(raw.shape)}, its image {item.image} is {_size(size)} (width x height)",
-                "label and image must have the same size: take both from the same release",
+                "label and image must have the same size: take both from the same release, or "
+                f'leave the pair out with the split option `exclude: ["{item.key}"]`',
             )
         )
     values = frozenset(np.unique(raw).tolist()) if not rules.colors else frozenset()
@@ -138,35 +131,11 @@ def check_item(rules: Rules, item: Item) -> Seen:
     return Seen(tuple(faults), values)
 
 
-def open_label(path: Path, rules: Rules, faults: list[Fault]) -> NDArray[np.int64] | None:
-    """Read a label: numbers [H,W], or colours [H,W,3]; None and a fault when it cannot be."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            _check_trailer(path, picture)
-            if rules.colors:
-                return np.asarray(picture.convert("RGB"))
-            if picture.mode not in _NUMBER_MODES:
-                faults.append(
-                    Fault(
-                        str(path),
-                        f"has mode {picture.mode} (colours), one number per pixel is wanted",
-                        "use the label files that hold ids (8-bit gray or palette PNG), or set "
-                        "`label_values: colors` with the classes' colours",
-                    )
-                )
-                return None
-            return np.asarray(picture).astype(np.int64)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        faults.append(_unreadable(path, error))
-        return None
-
-
 def _image_size(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
     try:
         with Image.open(path) as picture:
             picture.load()
-            _check_trailer(path, picture)
+            check_trailer(path, picture)
             if picture.mode not in _IMAGE_MODES:
                 faults.append(
                     Fault(
@@ -187,30 +156,8 @@ def _image_size(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
                 )
             return picture.height, picture.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        faults.append(_unreadable(path, error))
+        faults.append(unreadable(path, error))
         return None
-
-
-def _check_trailer(path: Path, picture: Image.Image) -> None:
-    """Raise OSError for a PNG whose end is cut off: the decoder is content with whole pixels."""
-    if picture.format == "PNG":
-        with Image.open(path) as again:
-            try:
-                again.verify()
-            except SyntaxError as error:
-                raise OSError(f"truncated or damaged: {error}") from error
-
-
-def _unreadable(path: Path, error: Exception) -> Fault:
-    if path.is_file() and path.stat().st_size == 0:
-        problem = "the file is empty"
-    elif isinstance(error, UnidentifiedImageError):
-        problem = "is no image, or its beginning is damaged"
-    elif "truncated" in str(error):
-        problem = f"the file is truncated ({error})"
-    else:
-        problem = f"cannot be read ({error})"
-    return Fault(str(path), problem, "copy or download it again")
 
 
 def _value_faults(path: Path, values: frozenset[int], table: ClassTable) -> list[Fault]:
@@ -257,9 +204,18 @@ def _color_faults(path: Path, rgb: NDArray[np.int64], table: ClassTable) -> list
 
 
 def _split_faults(config: DatasetConfig, split: str, seen: Sequence[Seen]) -> list[Fault]:
-    """Train ids where label ids belong pass file by file; over a whole split they show."""
+    """What passes file by file and shows over a whole split: train ids for label ids, lost bits."""
     table = config.table
     values = frozenset().union(*(result.values for result in seen)) - {table.ignore}
+    if values == {0} and config.label_values == "first_channel" and table.lookup[0] == table.ignore:
+        return [
+            Fault(
+                f"split {split} of {config.name}",
+                "no pixel of any class is in its labels, all are 0: so do labels of 16 bits look "
+                "that a program has saved again with 8",
+                "take the original files",
+            )
+        ]
     largest = max(raw for raw, train in table.ids.items() if train != table.ignore)
     if not values or max(values) >= len(table.names) or largest < len(table.names):
         return []

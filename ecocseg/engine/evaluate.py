@@ -25,6 +25,9 @@ class EvaluationConfig:
     """Height and width of the sliding window, for mode slide."""
     stride: tuple[int, int] | None = None
     """Vertical and horizontal step of the window, for mode slide."""
+    average: Literal["scores", "logits"] = "scores"
+    """What overlapping windows are averaged as: class scores (probabilities), or logits as
+    mmsegmentation does, decided once at the end."""
     batch_size: int = 8
     """Images (whole) or windows (slide) at a time; changes the result by rounding at most."""
 
@@ -89,19 +92,24 @@ def predict_slide(
     size: Sequence[int],
     config: EvaluationConfig,
 ) -> Tensor:
-    """Classes [1,H,W] at `size` of one image [1,3,h,w]: mean class scores of all windows."""
+    """Classes [1,H,W] at `size` of one image [1,3,h,w] from the mean over all windows."""
     height, width = images.shape[-2:]
     places = window_places(height, width, config)
-    scores = images.new_zeros(1, encoding.num_classes, height, width)
+    logits = config.average == "logits"
+    channels = encoding.channels if logits else encoding.num_classes
+    total = images.new_zeros(1, channels, height, width)
     visits = images.new_zeros(1, 1, height, width)
     for first in range(0, len(places), config.batch_size):
         part = places[first : first + config.batch_size]
         windows = torch.cat([images[..., rows, columns] for rows, columns in part])
-        found = encoding.class_scores(model(windows))
-        for score, (rows, columns) in zip(found, part, strict=True):
-            scores[..., rows, columns] += score
+        found = model(windows)
+        if not logits:
+            found = encoding.class_scores(found)
+        for values, (rows, columns) in zip(found, part, strict=True):
+            total[..., rows, columns] += values
             visits[..., rows, columns] += 1
-    return _resized(scores / visits, size).argmax(1)
+    mean = _resized(total / visits, size)
+    return encoding.decode(mean) if logits else mean.argmax(1)
 
 
 def window_places(height: int, width: int, config: EvaluationConfig) -> list[tuple[slice, slice]]:

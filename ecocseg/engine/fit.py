@@ -7,7 +7,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from ecocseg.engine.optim import OptimConfig, build_optimizer, learning_rate, se
 from ecocseg.engine.seed import derive, generator
 from ecocseg.errors import UserError
 from ecocseg.methods.base import Context, Method
+from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.segmenter import Segmenter
 
 
@@ -44,9 +45,25 @@ class FitConfig:
     """Largest norm of the gradient, None for no clipping."""
     loader_workers: int = 0
     """Processes that read images ahead; does not change the result."""
+    activation_checkpointing: bool = False
+    """Compute the encoder's activations again in the backward pass instead of keeping them: less
+    memory, about a third more time, the same numbers."""
+    micro_batches: int = 1
+    """Parts that a step's batch is cut into, one after the other: less memory, other batch
+    statistics and random draws, so not paper-exact above 1."""
+    gpus: int = 1
+    """GPUs that the recipe is meant for; does not change the result."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "labelled_batch", "log_every", "evaluate_every", "checkpoint_every"):
+        for name in (
+            "steps",
+            "labelled_batch",
+            "log_every",
+            "evaluate_every",
+            "checkpoint_every",
+            "micro_batches",
+            "gpus",
+        ):
             require(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
         for name in ("unlabelled_batch", "loader_workers"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
@@ -61,6 +78,14 @@ class FitConfig:
             self.checkpoint_every,
             f"a multiple of log_every ({self.log_every})",
         )
+        for name in ("labelled_batch", "unlabelled_batch"):
+            size = getattr(self, name)
+            require(
+                size % self.micro_batches == 0,
+                "micro_batches",
+                self.micro_batches,
+                f"a divisor of {name} ({size})",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +143,12 @@ class Trainer:
         self.teacher: nn.Module | None = None
         if method.uses_teacher:
             self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.reference: nn.Module | None = None
+        if method.uses_reference:
+            # Not in the checkpoint: weights file and seed give the same network again.
+            self.reference = copy.deepcopy(self.student).requires_grad_(False).eval()
+        if config.activation_checkpointing:
+            checkpoint_blocks(self.student.encoder)
         self.optimizer = build_optimizer(config.optim, self.student)
         self.autocast = autocast_dtype(config.precision, device)
         self.step = 0
@@ -189,15 +220,33 @@ class Trainer:
         self.student.train()
         if self.teacher is not None:
             self.method.prepare_teacher(self.teacher)
+        self.optimizer.zero_grad(set_to_none=True)
+        logs: dict[str, Tensor] = {}
+        parts = self.config.micro_batches
+        for number, part in enumerate(_micro_batches(batch, parts)):
+            random = generator(self.seed, "method", self.step, *([number] if number else []))
+            for name, value in self._accumulate(part, random, 1 / parts).items():
+                logs[name] = logs[name] + value / parts if name in logs else value / parts
+        if self.config.clip_norm is not None:
+            logs["gradient_norm"] = nn.utils.clip_grad_norm_(
+                self.student.parameters(), self.config.clip_norm
+            )
+        self.optimizer.step()
+        return logs
+
+    def _accumulate(
+        self, batch: Mapping[str, Sample], random: torch.Generator, share: float
+    ) -> dict[str, Tensor]:
+        """Add `share` of the batch's gradient to the student's; returns the batch's scalars."""
         context = Context(
             student=self.student,
             teacher=self.teacher,
+            reference=self.reference,
             encoding=self.encoding,
             step=self.step,
             steps=self.config.steps,
-            random=generator(self.seed, "method", self.step),
+            random=random,
         )
-        self.optimizer.zero_grad(set_to_none=True)
         logs: dict[str, Tensor] = {"loss": torch.zeros((), device=self.device)}
         losses = iter(self.method.losses(context, batch))
         while True:
@@ -206,17 +255,12 @@ class Trainer:
             ):
                 loss = next(losses, None)
             if loss is None:
-                break
-            loss.value.backward()
+                return logs
+            (loss.value * share).backward()
             logs["loss"] = logs["loss"] + loss.value.detach()
             logs |= {name: value.detach() for name, value in loss.logs.items()}
+            # Its graph goes before the next summand makes another.
             del loss
-        if self.config.clip_norm is not None:
-            logs["gradient_norm"] = nn.utils.clip_grad_norm_(
-                self.student.parameters(), self.config.clip_norm
-            )
-        self.optimizer.step()
-        return logs
 
     @torch.no_grad()
     def _update_teacher(self) -> None:
@@ -239,6 +283,22 @@ class Trainer:
         if self.teacher is not None:
             found["teacher"] = evaluate(self.teacher)
         return found
+
+
+def _micro_batches(batch: Mapping[str, Sample], count: int) -> Iterator[Mapping[str, Sample]]:
+    """The batch in `count` parts of equal size."""
+    if count == 1:
+        yield batch
+        return
+    for number in range(count):
+        part = {}
+        for name, sample in batch.items():
+            tensors = {field.name: getattr(sample, field.name) for field in fields(sample)}
+            part[name] = replace(
+                sample,
+                **{k: t.chunk(count)[number] for k, t in tensors.items() if t is not None},
+            )
+        yield part
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -9,6 +9,8 @@ from torch import nn
 from ecocseg.config import require
 from ecocseg.models.segmenter import Segmenter, parameter_groups
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -20,7 +22,9 @@ class OptimConfig:
     head_lr_factor: float = 10.0
     """Learning rate of decoder and head over that of the encoder."""
     weight_decay: float = 0.01
-    """Not on biases, norms and position embeddings."""
+    undecayed: Literal["vectors", "norms", "nothing"] = "vectors"
+    """What weight decay leaves out: vectors (norms, biases and position embeddings), norms (and
+    position embeddings, as the published UDA recipes do) or nothing (the published SSL recipes)."""
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     warmup_steps: int = 0
@@ -45,7 +49,7 @@ def build_optimizer(config: OptimConfig, model: Segmenter) -> torch.optim.Optimi
 
     Each group carries `scale`: its learning rate over the encoder's.
     """
-    undecayed = {id(p) for p in _undecayed(model)}
+    undecayed = {id(p) for p in _undecayed(model, config.undecayed)}
     groups = []
     for parameters, scale in zip(
         parameter_groups(model), (1.0, config.head_lr_factor), strict=True
@@ -83,9 +87,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["scale"]
 
 
-def _undecayed(model: nn.Module) -> list[nn.Parameter]:
+def _undecayed(model: nn.Module, which: str) -> list[nn.Parameter]:
+    if which == "nothing":
+        return []
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, _NORMS)
+        for parameter in module.parameters(recurse=False)
+    }
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.ndim <= 1 or "pos_embed" in name or "absolute_pos" in name
+        if id(parameter) in norms
+        or "pos_embed" in name
+        or "absolute_pos" in name
+        or (which == "vectors" and parameter.ndim <= 1)
     ]

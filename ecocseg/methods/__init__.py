@@ -7,7 +7,13 @@ from typing import Any
 from ecocseg.config import from_mapping, unknown
 from ecocseg.errors import ConfigError
 
-METHODS: dict[str, str] = {"supervised": "Supervised", "dacs": "DACS", "fixmatch": "FixMatch"}
+METHODS: dict[str, str] = {
+    "supervised": "Supervised",
+    "dacs": "DACS",
+    "daformer": "DAFormer",
+    "mic": "MIC",
+    "fixmatch": "FixMatch",
+}
 
 
 def build_method(name: str, values: Mapping[str, Any]) -> Any:

@@ -15,8 +15,15 @@ from ecocseg.config import require
 from ecocseg.data.augment import domain_view
 from ecocseg.data.mixing import class_mask, paste
 from ecocseg.data.transforms import Sample
-from ecocseg.methods.base import Context, Loss, Method, require_alike, supervised_terms
-from ecocseg.types import IGNORE
+from ecocseg.methods.base import (
+    Context,
+    Loss,
+    Method,
+    heads_loss,
+    require_alike,
+    supervised_terms,
+)
+from ecocseg.types import IGNORE, PseudoLabel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,34 +65,46 @@ class DACS(Method):
         """Yield the source summand, then the mixed one."""
         source, target = batch["labelled"], batch["unlabelled"]
         require_alike(source, target, self.name, batches=True)
+        yield self.source_loss(context, source)
+        yield self.mixed_loss(context, source, target, self.teach(context, target))
+
+    def source_loss(self, context: Context, source: Sample) -> Loss:
+        """The loss on the source images' labels."""
         value, parts = supervised_terms(
-            context, context.student(source.images), source.labels, over_valid=False
+            context, context.outputs(source.images).heads, source.labels, over_valid=False
         )
-        yield Loss(value=value, logs={"loss/labelled": value.detach(), **parts})
-        del value
+        return Loss(value=value, logs={"loss/labelled": value.detach(), **parts})
 
-        images, targets, weight, statistics = self.mixed(context, source, target)
-        terms = context.encoding.loss(context.student(images), targets, weight)
-        logs = {f"mixed/{name}": part for name, part in terms.parts.items()}
-        logs |= {f"pseudo/{name}": number for name, number in statistics.items()}
-        yield Loss(value=terms.total, logs={"loss/mixed": terms.total.detach(), **logs})
+    @torch.no_grad()
+    def teach(self, context: Context, target: Sample) -> PseudoLabel:
+        """The teacher's pseudo-labels of target images; padding has quality 0."""
+        assert context.teacher is not None
+        return context.encoding.pseudo_label(context.teacher(target.images), target.valid)
 
+    def mixed_loss(
+        self, context: Context, source: Sample, target: Sample, pseudo: PseudoLabel
+    ) -> Loss:
+        """The loss on target images with source classes pasted in."""
+        images, targets, weight = self.mixed(context, source, target, pseudo)
+        value, parts = heads_loss(context, context.outputs(images).heads, targets, weight)
+        logs = {f"mixed/{name}": part for name, part in parts.items()}
+        logs |= {f"pseudo/{name}": number for name, number in pseudo.statistics.items()}
+        return Loss(value=value, logs={"loss/mixed": value.detach(), **logs})
+
+    @torch.no_grad()
     def mixed(
-        self, context: Context, source: Sample, target: Sample
-    ) -> tuple[Tensor, Tensor, Tensor, Mapping[str, Tensor]]:
-        """Images [B,3,H,W], targets, weight [B,H,W] of the mixed batch, and the statistics.
+        self, context: Context, source: Sample, target: Sample, pseudo: PseudoLabel
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [B,3,H,W], targets and weight [B,H,W] of the mixed batch.
 
         Source pixels weigh 1 (ignored ones 0); target pixels weigh their quality, padding 0.
         """
-        assert context.teacher is not None
-        with torch.no_grad():
-            pseudo = context.encoding.pseudo_label(context.teacher(target.images), target.valid)
-            mask = class_mask(source.labels, context.random)
-            images = paste(mask, source.images, target.images)
-            targets = paste(mask, context.encoding.encode(source.labels), pseudo.targets)
-            quality = pseudo.quality * target.valid
-            weight = paste(mask, (source.labels != IGNORE).to(quality.dtype), quality)
-            images = domain_view(
-                images, self.config.jitter_strength, self.config.jitter_probability, context.random
-            )
-        return images, targets, weight, pseudo.statistics
+        mask = class_mask(source.labels, context.random)
+        images = paste(mask, source.images, target.images)
+        targets = paste(mask, context.encoding.encode(source.labels), pseudo.targets)
+        quality = pseudo.quality * target.valid
+        weight = paste(mask, (source.labels != IGNORE).to(quality.dtype), quality)
+        images = domain_view(
+            images, self.config.jitter_strength, self.config.jitter_probability, context.random
+        )
+        return images, targets, weight

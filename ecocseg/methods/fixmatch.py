@@ -21,6 +21,7 @@ from ecocseg.methods.base import (
     require_alike,
     supervised_terms,
     valid_scale,
+    whole,
 )
 
 
@@ -74,7 +75,9 @@ class FixMatch(Method):
             targets = paste(box, other.targets, pseudo.targets)
             weight = paste(box, other.quality, pseudo.quality) * valid
 
-        labelled_value, parts = supervised_terms(context, logits, labelled.labels, over_valid=True)
+        labelled_value, parts = supervised_terms(
+            context, whole(logits), labelled.labels, over_valid=True
+        )
         terms = encoding.loss(student(strong), targets, weight)
         strong_value = terms.total * valid_scale(valid)
         share = self.config.unlabelled_weight

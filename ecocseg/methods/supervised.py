@@ -30,7 +30,7 @@ class Supervised(Method):
         sample = batch["labelled"]
         value, parts = supervised_terms(
             context,
-            context.student(sample.images),
+            context.outputs(sample.images).heads,
             sample.labels,
             over_valid=self.config.divisor == "valid",
         )

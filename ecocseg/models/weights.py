@@ -1,5 +1,7 @@
-"""Encoder weights from a local file."""
+"""Encoder weights: from a local file, and the proof that a library's were loaded."""
 
+import hashlib
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,24 +12,39 @@ from torch import Tensor, nn
 from ecocseg.errors import UserError
 from ecocseg.files import sha256_file
 
+log = logging.getLogger(__name__)
+
+CLASSIFIERS = ("head.", "fc.", "classifier.", "last_linear.")
+"""What the classifier of the pre-training task is called; the encoder has none."""
+
 
 def is_file(weights: str) -> bool:
     """Whether `weights` names a file rather than a set of weights the library knows."""
     return weights.endswith((".pth", ".pt", ".bin", ".safetensors")) or "/" in weights
 
 
-def load_encoder_weights(encoder: nn.Module, path: Path) -> str:
+def load_encoder_weights(encoder: nn.Module, path: Path, sha256: str | None = None) -> str:
     """Load a file's weights into `encoder` and return the file's SHA-256.
 
-    The classifier of the pre-training task may be left over; every parameter of the encoder must
-    be found, in its shape. Raises UserError otherwise, naming what is missing.
+    The classifier of the pre-training task may be left over, and other left-over entries are named
+    in the log; every parameter of the encoder must be found, in its shape. Raises UserError
+    otherwise, naming what is missing, and when the file's checksum is not `sha256`.
     """
+    if not path.is_file():
+        raise UserError(f"model.weights: {path} is not there; give the path of an existing file")
+    checksum = sha256_file(path)
+    if sha256 is not None and checksum != sha256:
+        raise UserError(
+            f"model.weights_sha256: {path} has {checksum} instead of {sha256}; get the file that "
+            "the checksum belongs to, or correct the checksum"
+        )
     state = _read(path)
     wanted = encoder.state_dict()
-    found = {name: _entry(state, name) for name in wanted}
+    names = {name: _name_in_file(state, name) for name in wanted}
+    found = {name: state[entry] for name, entry in names.items() if entry is not None}
     wrong = []
     for name, value in wanted.items():
-        entry = found[name]
+        entry = found.get(name)
         if entry is None and not name.endswith("num_batches_tracked"):
             wrong.append(f"{name}: missing")
         elif entry is not None and entry.shape != value.shape:
@@ -38,18 +55,71 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> str:
             f"entries do not match, the first is {wrong[0]!r}. Choose the encoder that the file "
             "was made for, or another file"
         )
-    # strict=False only because the encoders of the library pop the entries of their classifier
-    # from what they are given; the names are complete by construction.
-    encoder.load_state_dict(
-        {name: value if found[name] is None else found[name] for name, value in wanted.items()},
-        strict=False,
+    # Not the encoder's own method: those of the library take other arguments and rename entries.
+    nn.Module.load_state_dict(encoder, {**wanted, **found})
+    log.info(
+        "encoder weights: %s, SHA-256 %s, %d of %d entries of the encoder found",
+        path,
+        checksum,
+        len(found),
+        len(wanted),
     )
-    return sha256_file(path)
+    used = set(names.values())
+    left = [name for name in state if name not in used and not name.startswith(CLASSIFIERS)]
+    if left:
+        log.warning(
+            "encoder weights: %d entries of %s have no place in the encoder: %s",
+            len(left),
+            path,
+            ", ".join(left[:5]) + (", ..." if len(left) > 5 else ""),
+        )
+    return checksum
+
+
+def check_library_weights(
+    encoder: nn.Module, untrained: nn.Module, name: str, sha256: str | None = None
+) -> str:
+    """Make sure that a library did load weights into `encoder`; return their SHA-256.
+
+    `untrained` is the same encoder with first weights drawn from the same state of the random
+    generator, so that a tensor that was not loaded is equal in both. Tensors of one dimension are
+    left out: a loaded bias may well be 0. `name` is that of the weights, for messages. Raises
+    UserError when some were not loaded or the checksum is not `sha256`.
+    """
+    first = untrained.state_dict()
+    weights = {key: value for key, value in encoder.state_dict().items() if value.ndim > 1}
+    missed = [key for key, value in weights.items() if torch.equal(value, first[key])]
+    if missed:
+        raise UserError(
+            f"model.weights: {name} left {len(missed)} of {len(weights)} weight tensors as they "
+            f"were, the first is {missed[0]!r}; give a local file (model.weights=/path/to/file.pth)"
+        )
+    checksum = state_sha256(encoder)
+    if sha256 is not None and checksum != sha256:
+        raise UserError(
+            f"model.weights_sha256: {name} give an encoder with {checksum} instead of {sha256}; "
+            "the library's file has changed: correct the checksum, or give a local file"
+        )
+    log.info(
+        "encoder weights: %s, SHA-256 of the encoder %s, %d of %d weight tensors loaded",
+        name,
+        checksum,
+        len(weights),
+        len(weights),
+    )
+    return checksum
+
+
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and values of a module's parameters and buffers."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"model.weights: {path} is not there; give the path of an existing file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -74,14 +144,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _entry(state: dict[str, Tensor], name: str) -> Tensor | None:
-    """The file's tensor for the encoder's `name`.
+def _name_in_file(state: dict[str, Tensor], name: str) -> str | None:
+    """What the file calls the encoder's `name`.
 
     Around timm's networks the library puts "model.", and timm writes the stages of some networks
-    as "stages_0" where its weight files have "stages.0".
+    as "stages_0" where its weight files have "stages.0". mmsegmentation's ResNetV1c calls the three
+    convolutions of the stem and their norms "stem" as a whole, timm "conv1" and, after the last
+    convolution, "bn1".
     """
     bare = name.removeprefix("model.")
-    for candidate in (name, bare, re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)):
-        if candidate in state:
-            return state[candidate]
-    return None
+    candidates = [name, bare, re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)]
+    if "stem.0.weight" in state:
+        candidates += [re.sub(r"^conv1\.", "stem.", bare), re.sub(r"^bn1\.", "stem.7.", bare)]
+    return next((candidate for candidate in candidates if candidate in state), None)

@@ -76,7 +76,11 @@ def plain(text: str) -> str:
 
 def shared_legend(axes: Axes) -> None:
     """One legend for the whole figure, beneath it, from the lines and bars of `axes`."""
-    handles, labels = axes.get_legend_handles_labels()
+    legend_below(axes, *axes.get_legend_handles_labels())
+
+
+def legend_below(axes: Axes, handles: list[Any], labels: list[str]) -> None:
+    """A legend of these handles beneath the figure of `axes`."""
     figure = axes.get_figure(root=True)
     # As many beside each other as the width holds, a letter being about 0.07 inches wide.
     columns = max(1, int(WIDTH / (0.55 + 0.075 * max(map(len, labels), default=0))))

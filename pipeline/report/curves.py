@@ -5,13 +5,17 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.report.runs import Experiment
+from pipeline.report.cells import Experiment
 
 EVALUATION_COLUMNS = ["experiment", "cell", "label", "column", "seed", "step", "network", "miou"]
 
 
 def evaluation_curves(experiment: Experiment) -> pd.DataFrame:
-    """Validation mIoU in percent in long format (EVALUATION_COLUMNS), student and teacher."""
+    """Validation mIoU in percent in long format (EVALUATION_COLUMNS), student and teacher.
+
+    `column` is what a curve competes in (block, column of a grid, or group), `label` its name in
+    there.
+    """
     rows = [
         {**identity, "step": point["step"], "network": network, "miou": point[f"{network}/miou"]}
         for identity, record in _runs(experiment)
@@ -48,8 +52,8 @@ def _runs(experiment: Experiment) -> list[tuple[dict[str, Any], Mapping[str, Any
             {
                 "experiment": experiment.name,
                 "cell": cell.name,
-                "label": cell.label,
-                "column": cell.column or "",
+                "label": cell.contender,
+                "column": cell.contest,
                 "seed": seed,
             },
             cell.records[seed],

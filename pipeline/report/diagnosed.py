@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from pipeline.report.canvas import plain
-from pipeline.report.figures import best_cell, row_labels
-from pipeline.report.runs import Cell, Experiment, pairs
+from pipeline.report.cells import Cell, Experiment, pairs
+from pipeline.report.figures import contenders
+from pipeline.report.lines import best_cell
 from pipeline.report.style import COLOURS, LINES
 
 _MARKERS = "osD^v<>p"
@@ -43,19 +44,16 @@ def labeller(cell: Cell) -> str:
 
 
 def compared(cells: Sequence[Cell], experiment: Experiment) -> list[Cell]:
-    """The best ECOC cell and its one-hot one; without such a pair all of the best cell's column."""
+    """The best ECOC cell and its one-hot one; without such a pair all of the best's contest."""
     couples = pairs(cells)
     best = best_cell(experiment, [ecoc for ecoc, _ in couples])
     for ecoc, base in couples:
         if ecoc is best:
             return [base, ecoc]
     best = best_cell(experiment, cells)
-    return [c for c in cells if best is not None and c.column == best.column][: len(COLOURS)]
-
-
-def full_name(cell: Cell) -> str:
-    """The row's label, with its column in a grid."""
-    return f"{cell.label}, {cell.column}" if cell.column else cell.label
+    rivals = experiment.contests[best.contest] if best is not None else []
+    known = {cell.name for cell in cells}
+    return [cell for cell in rivals if cell.name in known][: len(COLOURS)]
 
 
 def any_spec(cell: Cell) -> dict[str, Any]:
@@ -64,18 +62,20 @@ def any_spec(cell: Cell) -> dict[str, Any]:
 
 
 def where_counted(cells: Sequence[Cell], networks: Sequence[Mapping[str, Any]]) -> str:
-    """When, on which pixels of which images and for which seeds, for a caption.
+    """When, on which pixels of which images, for which seeds and of which block, for a caption.
 
     `networks`: the counts of the first cell that the figure shows.
     """
     seeds = sorted({seed for cell in cells for seed in cell.records})
     protocol = cells[0].records[min(cells[0].records)]["protocol"]
     images = by_seed(cells[0])[0]["images"]
+    block = cells[0].block
     pixels = round(networks[0]["pixels"] / max(images, 1))
     return (
         f"after the last step, about {pixels:,} pixels of each of {images} evenly spaced images of "
         f"{protocol['dataset']}, split {protocol['split']}; "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+        f"{f'; {block.title}' if block else ''}"
     )
 
 
@@ -117,7 +117,7 @@ def spread(table: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _position(cell: Cell, experiment: Experiment) -> int:
-    return row_labels(experiment).index(cell.label)
+    return contenders(experiment).index(cell.contender)
 
 
 def colour(cell: Cell, experiment: Experiment) -> str:

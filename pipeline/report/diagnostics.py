@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ecocseg.calibration import ece, pooled_ece, rank_accuracy, reliability
 from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
+from pipeline.report.cells import Cell, Experiment
 from pipeline.report.codebook_figure import draw_codebooks
 from pipeline.report.diagnosed import (
     any_spec,
@@ -19,7 +20,6 @@ from pipeline.report.diagnosed import (
     colour,
     compared,
     diagnosed,
-    full_name,
     labeller,
     scored_networks,
     scored_roles,
@@ -28,9 +28,8 @@ from pipeline.report.diagnosed import (
     style,
     where_counted,
 )
-from pipeline.report.figures import best_cell
+from pipeline.report.lines import best_cell
 from pipeline.report.panels import PSEUDO_LABELS
-from pipeline.report.runs import Cell, Experiment
 from pipeline.report.scores import statistic
 from pipeline.report.style import INK
 from pipeline.report.threshold_figure import draw_thresholds
@@ -71,7 +70,7 @@ def label_picture(experiment: Experiment, runs_dir: Path) -> Drawn | None:
     if not path.is_file():
         return None
     text = (
-        f"Pseudo-labels of the {labeller(cell)} of {full_name(cell)}, seed {seed}, after the last "
+        f"Pseudo-labels of the {labeller(cell)} of {cell.title}, seed {seed}, after the last "
         "step (the paper's Figure 4b): nearest and second nearest class and the confidence of each "
         "pixel"
     )
@@ -114,7 +113,7 @@ def _nearest(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Drawn
             at = np.arange(1, shown + 1) - 0.4 + (i + 0.5) * width
             axis.bar(
                 at, exact.mean(0), width * 0.92, yerr=spread(exact), error_kw=error,
-                color=colour(cell, experiment), label=plain(full_name(cell)),
+                color=colour(cell, experiment), label=plain(cell.full_name),
             )  # fmt: skip
             top = [pair[1][:shown] for pair in accuracies]
             seed_line(axis, range(1, shown + 1), top, cell, experiment, edge="white")
@@ -147,7 +146,7 @@ def _reliability(cells: Sequence[Cell], experiment: Experiment, path: Path) -> D
                 error = statistic([pooled_ece(table) for table in tables])
                 points = reliability(*(_pooled(tables, name) for name in _COLUMNS))
                 there = points.share >= _FEWEST
-                label = f"{full_name(cell)}: " + ("--" if error is None else f"{error.mean:.1f}")
+                label = f"{cell.full_name}: " + ("--" if error is None else f"{error.mean:.1f}")
                 if error is not None and error.std is not None:
                     label += f" ± {error.std:.1f}"
                 upper.plot(
@@ -187,7 +186,7 @@ def _apart(cells: Sequence[Cell], kind: str) -> str:
         counts = [np.sum([np.asarray(t[name], float) for t in tables], axis=0) for name in _COLUMNS]
         errors = ece(*counts)
         if not np.isnan(errors).all():
-            found.append(f"{full_name(cell)} {np.nanmin(errors):.1f} to {np.nanmax(errors):.1f}")
+            found.append(f"{cell.full_name} {np.nanmin(errors):.1f} to {np.nanmax(errors):.1f}")
     return ", ".join(found) or "--"
 
 

@@ -3,18 +3,19 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ecocseg.iou import class_iou
-from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
+from pipeline.report.canvas import Drawn, canvas, legend_below, plain, shared_legend
+from pipeline.report.cells import Cell, Experiment, pairs
+from pipeline.report.class_figures import draw_classes, draw_confusion
 from pipeline.report.curves import evaluation_curves, over_seeds, training_curves
-from pipeline.report.runs import Cell, Experiment, pairs
-from pipeline.report.scores import chosen_confusion, statistic
-from pipeline.report.style import COLOURS, ECOC, INK, LINES, ONE_HOT
-from pipeline.report.tables import cell_means
+from pipeline.report.lines import best_cell, cell_means, in_order
+from pipeline.report.scores import statistic
+from pipeline.report.style import COLOURS, LINES
 
 # Logged name, title, unit: the statistics of pseudo-labels (the paper's Fig. 4a and App. H).
 _STATISTICS = (
@@ -32,62 +33,54 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[Drawn]:
     found = [
         _learning_curves(experiment, folder / f"{experiment.name}_curves.png"),
         _grid(experiment, folder / f"{experiment.name}_grid.png"),
-        _classes(experiment, folder / f"{experiment.name}_classes.png"),
-        _confusion(experiment, folder / f"{experiment.name}_confusion.png"),
+        draw_classes(experiment, folder / f"{experiment.name}_classes.png"),
+        draw_confusion(experiment, folder / f"{experiment.name}_confusion.png"),
         _pseudo_labels(experiment, folder / f"{experiment.name}_pseudo_labels.png"),
     ]
     return [drawn for drawn in found if drawn is not None]
 
 
-def best_cell(experiment: Experiment, among: Sequence[Cell] | None = None) -> Cell | None:
-    """The ranked cell with the highest mean; of all cells when none is ranked.
-
-    `among`: cells to choose from, by default all of the experiment.
-    """
-    cells = experiment.cells if among is None else among
-    finished = [cell for cell in cells if cell.records]
-    ranked = [cell for cell in finished if cell.ranked] or finished
-    scored = [(statistic(list(cell_means(experiment, cell).values())), cell) for cell in ranked]
-    there = [(score.mean, cell) for score, cell in scored if score is not None]
-    return max(there, key=lambda pair: pair[0])[1] if there else None
-
-
-def row_labels(experiment: Experiment) -> list[str]:
-    """Row labels in order: their position is their colour in every figure."""
-    return list(dict.fromkeys(cell.label for cell in experiment.cells))
+def contenders(experiment: Experiment) -> list[str]:
+    """What competes, in order: the position is the colour in every figure."""
+    return list(dict.fromkeys(c.contender for cells in experiment.contests.values() for c in cells))
 
 
 def _learning_curves(experiment: Experiment, path: Path) -> Drawn | None:
     frame = evaluation_curves(experiment)
     if frame.empty:
         return None
-    columns = [
-        c
-        for c in dict.fromkeys(cell.column or "" for cell in experiment.cells)
-        if (frame["column"] == c).any()
-    ]
-    across = min(len(columns), 3)
-    down = math.ceil(len(columns) / across)
+    drawn = set(frame["cell"])
+    contests = {
+        name: there
+        for name, cells in experiment.contests.items()
+        if (there := [cell for cell in cells if cell.name in drawn])
+    }
+    across = min(len(contests), 3)
+    down = math.ceil(len(contests) / across)
     with canvas(path, down, across, 3.6 if down == 1 else 2.8, sharey=True) as axes:
-        for axis, column in zip(axes, columns, strict=False):
-            for cell in experiment.cells:
-                chosen = frame[(frame["cell"] == cell.name) & (frame["column"] == column)]
+        for axis, (name, cells) in zip(axes, contests.items(), strict=False):
+            for cell in cells:
                 network = cell.selection.split(".")[1]
-                chosen = chosen[chosen["network"] == network]
+                chosen = frame[(frame["cell"] == cell.name) & (frame["network"] == network)]
                 if not chosen.empty:
-                    position = row_labels(experiment).index(cell.label)
-                    _band(axis, over_seeds(chosen, "miou").to_numpy(), cell.label, position)
-            axis.set_title(plain(column) if column else "Validation mIoU while training")
+                    position = contenders(experiment).index(cell.contender)
+                    _band(axis, over_seeds(chosen, "miou").to_numpy(), cell.contender, position)
+            axis.set_title(plain(name) if name else "Validation mIoU while training")
             _steps(axis)
-        for i in range(0, len(columns), across):
+        for i in range(0, len(contests), across):
             axes[i].set_ylabel("mIoU (%)")
-        _hide(axes[len(columns) :])
-        shared_legend(_fullest(axes))
+        _hide(axes[len(contests) :])
+        _legend_of_all(axes)
     networks = sorted({cell.selection.split(".")[1] for cell in experiment.cells})
+    fewer = ""
+    if any(cell.block and cell.block.classes for cell in experiment.cells):
+        fewer = (
+            " Logged as the mean of all classes of the data set, also where the table has fewer."
+        )
     return Drawn(
         path=path,
         caption=f"Validation mIoU of the {' or '.join(networks)} over training: mean of the "
-        "seeds, band of one standard deviation where there are several.",
+        f"seeds, band of one standard deviation where there are several.{fewer}",
     )
 
 
@@ -109,19 +102,24 @@ def _band(axis: Axes, points: np.ndarray, label: str, position: int) -> None:
 
 
 def _grid(experiment: Experiment, path: Path) -> Drawn | None:
-    """mIoU over the columns of a grid, a line per row."""
-    columns = list(dict.fromkeys(cell.column for cell in experiment.cells if cell.column))
+    """The first mean over the columns of a grid, a line per row."""
+    places = [place for cell in experiment.cells for place in cell.places]
+    columns = in_order([place.column for place in places if place.column])
     if experiment.layout != "grid" or len(columns) < 2:
         return None
-    middle = (len(row_labels(experiment)) - 1) / 2
+    rows: dict[tuple[str, str], dict[str | None, Cell]] = {}
+    for place in places:
+        key = (place.block.title if place.block else "", place.row)
+        rows.setdefault(key, {})[place.column] = place
+    middle = (len(rows) - 1) / 2
     with canvas(path, height=3.6) as (axis,):
-        for position, label in enumerate(row_labels(experiment)):
-            cells = {cell.column: cell for cell in experiment.cells if cell.label == label}
+        for position, ((block, row), cells) in enumerate(rows.items()):
             scores = [
-                statistic(list(cell_means(experiment, cells[c]).values())) if c in cells else None
+                statistic(list(cell_means(cells[c]).values())) if c in cells else None
                 for c in columns
             ]
             there = [(i, score) for i, score in enumerate(scores) if score is not None]
+            alone = sum(label == row for _, label in rows) == 1
             axis.errorbar(
                 [i + 0.03 * (position - middle) for i, _ in there],
                 [score.mean for _, score in there],
@@ -131,120 +129,23 @@ def _grid(experiment: Experiment, path: Path) -> Drawn | None:
                 marker="osD^"[position % 4],
                 markersize=4.5,
                 capsize=2.5,
-                label=plain(label),
+                label=plain(row if alone else f"{block}, {row}"),
             )
         axis.set_xticks(range(len(columns)), [plain(column) for column in columns])
         axis.set_xlim(-0.3, len(columns) - 0.7)
-        axis.set_ylabel(f"{next(iter(experiment.means))} (%)")
+        axis.set_ylabel(f"{experiment.means[0]} (%)")
         axis.set_title(plain(experiment.title))
         shared_legend(axis)
     return Drawn(path=path, caption="The grid as a picture; bars are one standard deviation.")
 
 
-def _classes(experiment: Experiment, path: Path) -> Drawn | None:
-    """IoU of each class, ECOC beside one-hot; all cells beside each other without such a pair."""
-    finished = [cell for cell in experiment.cells if cell.records]
-    groups: list[Sequence[Cell]] = [(base, ecoc) for ecoc, base in pairs(finished)]
-    colours: tuple[str, ...] = (ONE_HOT, ECOC)
-    if groups and experiment.layout == "grid":
-        # One column of a grid is enough to see which classes gain.
-        groups = [group for group in groups if group[0].column == groups[0][0].column]
-    if not groups:
-        groups, colours = [finished], COLOURS[:4]
-    if len(groups) > 4 or len(groups[0]) > 4:
-        return None
-    names = [*experiment.classes, "mIoU"]
-    with canvas(path, len(groups), 1, 3.1) as axes:
-        for axis, group in zip(axes, groups, strict=True):
-            width = 0.8 / len(group)
-            for i, (cell, colour) in enumerate(zip(group, colours, strict=False)):
-                scores = [
-                    class_iou(chosen_confusion(record, cell.selection))
-                    for record in cell.records.values()
-                ]
-                table = np.array([[*iou, np.nanmean(iou)] for iou in scores])
-                there = [statistic(list(column)) for column in table.T]
-                axis.bar(
-                    np.arange(len(names)) - 0.4 + (i + 0.5) * width,
-                    [score.mean if score else 0.0 for score in there],
-                    width * 0.92,
-                    yerr=[score.std or 0.0 if score else 0.0 for score in there],
-                    color=colour,
-                    error_kw={"elinewidth": 0.9, "ecolor": INK},
-                    label=plain(cell.label),
-                )
-            axis.set_xticks(
-                range(len(names)),
-                [plain(n) for n in names],
-                rotation=40,
-                ha="right",
-                rotation_mode="anchor",
-            )
-            axis.axvline(len(names) - 1.5, color=INK, linewidth=0.7)
-            axis.set_xlim(-0.6, len(names) - 0.4)
-            axis.set_ylim(0, 100)
-            axis.grid(axis="x", visible=False)
-            axis.set_ylabel("IoU (%)")
-            column = group[0].column
-            axis.set_title(
-                plain(f"{group[0].method}, {column}" if column else group[0].method)
-                if len(groups) > 1 or column
-                else "IoU of each class"
-            )
-            axis.legend(
-                loc="upper right", ncols=len(group), bbox_to_anchor=(1, 1.14), borderaxespad=0
-            )
-    return Drawn(
-        path=path,
-        caption="IoU of each class, mean of the seeds; thin lines are one standard deviation.",
-    )
-
-
-def _confusion(experiment: Experiment, path: Path) -> Drawn | None:
-    """Row-normalised confusion matrix of the best cell, all its seeds added up."""
-    cell = best_cell(experiment)
-    if cell is None:
-        return None
-    counts = sum(chosen_confusion(r, cell.selection) for r in cell.records.values())
-    totals = np.asarray(counts).sum(axis=1, keepdims=True)
-    share = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
-    names = [plain(name) for name in experiment.classes]
-    size = len(names)
-    with canvas(path, height=6.6) as (axis,):
-        axis.grid(visible=False)
-        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        axis.set_facecolor("#eceff3")
-        axis.set_xticks(range(size), names, rotation=50, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(size), names)
-        axis.set_xlabel("predicted class")
-        axis.set_ylabel("true class")
-        if size <= 25:
-            for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
-                axis.text(
-                    j,
-                    i,
-                    f"{share[i, j]:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=6.8,
-                    color="white" if share[i, j] > 55 else INK,
-                )
-        where = f"{cell.label}, {cell.column}" if cell.column else cell.label
-        axis.set_title(plain(f"Where the pixels of each class go: {where}"))
-        bar = axis.figure.colorbar(image, ax=axis, shrink=0.6, pad=0.02)
-        bar.set_label("share of the true class's pixels (%)")
-        bar.outline.set_visible(False)
-    return Drawn(
-        path=path,
-        caption=f"Confusion matrix of the best cell ({where}), seeds added up, each row in percent "
-        "of its pixels; shares below 0.5 % carry no number, grey rows have no pixel.",
-    )
-
-
 def _pseudo_labels(experiment: Experiment, path: Path) -> Drawn | None:
     """What became of the pseudo-labels over training."""
-    column = next((ecoc.column for ecoc, _ in pairs(experiment.cells)), None)
-    cells = [cell for cell in experiment.cells if column is None or cell.column == column]
+    finished = [cell for cell in experiment.cells if cell.records]
+    couples = pairs(finished)
+    shown_cell = couples[0][0] if couples else best_cell(experiment, finished)
+    contest = shown_cell.contest if shown_cell else ""
+    cells = experiment.contests[contest]
     frame = training_curves(experiment)
     shown = [s for s in _STATISTICS if s[0] in frame and frame[s[0]].notna().any()]
     if not shown:
@@ -255,19 +156,19 @@ def _pseudo_labels(experiment: Experiment, path: Path) -> Drawn | None:
             for cell in cells:
                 chosen = frame[frame["cell"] == cell.name].dropna(subset=[name])
                 if not chosen.empty:
-                    position = row_labels(experiment).index(cell.label)
-                    _band(axis, over_seeds(chosen, name).to_numpy(), cell.label, position)
+                    position = contenders(experiment).index(cell.contender)
+                    _band(axis, over_seeds(chosen, name).to_numpy(), cell.contender, position)
             axis.set_title(title, fontsize=8.8)
             axis.set_ylabel(unit)
             _steps(axis)
             axis.set_ylim(bottom=0, top=None if frame[name].any() else 1)
         _hide(axes[len(shown) :])
-        shared_legend(_fullest(axes))
+        _legend_of_all(axes)
     return Drawn(
         path=path,
         caption="Statistics of the pseudo-labels over training (the paper's Figure 4a and "
         "Appendix H): mean of the seeds, band of one standard deviation"
-        f"{f', column {column}' if column else ''}.",
+        f"{f'; {contest}' if contest else ''}.",
     )
 
 
@@ -283,6 +184,10 @@ def _hide(axes: Sequence[Axes]) -> None:
         axis.set_visible(False)
 
 
-def _fullest(axes: Sequence[Axes]) -> Axes:
-    """The axes with the most lines: their legend names all of them."""
-    return max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1]))
+def _legend_of_all(axes: Sequence[Axes]) -> None:
+    """One legend with every line that some of the axes have."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    legend_below(axes[0], list(handles.values()), list(handles))

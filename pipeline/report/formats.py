@@ -5,30 +5,40 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
+from pipeline.report.parts import Column, Row, Table
 from pipeline.report.scores import Statistic
 from pipeline.report.style import TABLE_CSS
-from pipeline.report.tables import Column, Row, Table
 
 ABSENT = "--"
 _SEEDS = "seeds"
+# On the label of a row whose runs are not as the paper has them; the notes say in what.
+_MARK = "*"
 
 
-def value_text(entry: Statistic, row: Row) -> str:
-    """The number alone, one decimal; differences carry their sign, zero a plus."""
+def value_text(entry: Statistic, row: Row, column: Column) -> str:
+    """The number alone; differences carry their sign, zero a plus."""
+    if row.kind == "ratio":
+        return f"{entry.mean:.{3 if column.exact else 2}f}"
     signed = row.kind in ("difference", "to_paper")
     # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
-    value = round(entry.mean, 1) + 0.0
-    return f"{value:+.1f}" if signed else f"{value:.1f}"
+    value = round(entry.mean, column.decimals) + 0.0
+    return f"{value:{'+' if signed else ''}.{column.decimals}f}"
 
 
-def spread_text(entry: Statistic, row: Row) -> str:
+def spread_text(entry: Statistic, row: Row, column: Column) -> str:
     """What stands behind the number: "± 0.4", "[+0.2, +1.8]", "†" (one seed) or nothing."""
-    if row.kind == "measured":
-        return "†" if entry.std is None else f"± {entry.std:.1f}"
+    if row.kind == "measured" and not column.exact:
+        return "†" if entry.std is None else f"± {entry.std:.{column.decimals}f}"
     if row.kind == "difference" and entry.low is not None and entry.high is not None:
         return f"[{entry.low:+.1f}, {entry.high:+.1f}]"
     return ""
+
+
+def sections(table: Table) -> list[tuple[str, list[Row]]]:
+    """(title, rows) of each block in order; one without a title for a table without blocks."""
+    return [(title, list(rows)) for title, rows in groupby(table.rows, lambda row: row.section)]
 
 
 def markdown_table(table: Table, transpose: bool = False) -> str:
@@ -40,16 +50,20 @@ def markdown_table(table: Table, transpose: bool = False) -> str:
     def cell(row: Row, column: Column, entry: Statistic | None, rank: int) -> str:
         if entry is None:
             return ABSENT
-        text = value_text(entry, row)
+        text = value_text(entry, row, column)
         second = f"_{text}_" if transpose else f"<u>{text}</u>"
         text = {1: f"**{text}**", 2: second}.get(rank, text)
-        spread = spread_text(entry, row) if column.is_mean or transpose else ""
+        spread = spread_text(entry, row, column) if column.is_mean or transpose else ""
         return f"{text} {spread}".strip()
 
     lines = [["", _SEEDS, *(_markdown(column.name) for column in table.columns)]]
-    for row in table.rows:
-        entries = zip(table.columns, row.entries, row.ranks, strict=True)
-        lines.append([_markdown(row.label), row.seeds, *(cell(row, *entry) for entry in entries)])
+    for title, rows in sections(table):
+        if title:
+            lines.append([f"**{_markdown(title)}**", *("" for _ in lines[0][1:])])
+        for row in rows:
+            entries = zip(table.columns, row.entries, row.ranks, strict=True)
+            label = _markdown(row.label + _MARK * row.deviates)
+            lines.append([label, row.seeds, *(cell(row, *entry) for entry in entries)])
     if transpose:
         lines = [list(line) for line in zip(*lines, strict=True)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
@@ -72,7 +86,11 @@ def markdown(table: Table) -> str:
 
 
 def csv_text(table: Table) -> str:
-    """One line per row: the numbers, then their std, then the interval's ends; absent is empty."""
+    """One line per row: the numbers, then their std, then the interval's ends; absent is empty.
+
+    A table with blocks has a column `section` in front.
+    """
+    blocks = any(row.section for row in table.rows)
     names = [column.name for column in table.columns]
     fields: dict[str, Callable[[Statistic], float | None]] = {
         "": lambda entry: entry.mean,
@@ -83,7 +101,8 @@ def csv_text(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["label", "kind", "method", "encoding", "seeds"]
+        ["section"] * blocks
+        + ["label", "kind", "method", "encoding", "seeds"]
         + [name + ending for ending in fields for name in names]
     )
     for row in table.rows:
@@ -93,7 +112,8 @@ def csv_text(table: Table) -> str:
             for entry in row.entries
         ]
         writer.writerow(
-            [row.label, row.kind, row.method, row.encoding, row.seeds]
+            [row.section] * blocks
+            + [row.label + _MARK * row.deviates, row.kind, row.method, row.encoding, row.seeds]
             + ["" if value is None else f"{value:.4f}" for value in values]
         )
     return out.getvalue()
@@ -105,11 +125,11 @@ def latex(table: Table) -> str:
     def cell(row: Row, column: Column, entry: Statistic | None, rank: int) -> str:
         if entry is None:
             return ABSENT
-        number = value_text(entry, row)
+        number = value_text(entry, row, column)
         sign, digits = (number[0], number[1:]) if number[0] in "+-" else ("", number)
         text = {1: rf"\textbf{{{digits}}}", 2: rf"\underline{{{digits}}}"}.get(rank, digits)
         text = f"${sign}${text}" if sign else text
-        spread = spread_text(entry, row) if column.is_mean else ""
+        spread = spread_text(entry, row, column) if column.is_mean else ""
         if spread == "†":
             return rf"{text}$^{{\dagger}}$"
         if spread.startswith("±"):
@@ -135,14 +155,34 @@ def latex(table: Table) -> str:
         f"    & {_SEEDS} & {' & '.join(head)} \\\\",
         r"    \midrule",
     ]
-    for i, row in enumerate(table.rows):
-        if row.kind == "difference" and i and table.rows[i - 1].kind != "difference":
+    for i, (title, rows) in enumerate(sections(table)):
+        if i:
             lines.append(r"    \midrule")
-        entries = zip(table.columns, row.entries, row.ranks, strict=True)
-        texts = [_latex(row.label), row.seeds, *(cell(row, *entry) for entry in entries)]
-        lines.append(f"    {' & '.join(texts)} \\\\")
+        if title:
+            width = len(table.columns) + 2
+            lines += [
+                rf"    \multicolumn{{{width}}}{{c}}{{{_latex(title)}}} \\",
+                r"    \midrule",
+            ]
+        previous = ""
+        for row in rows:
+            if previous in _ABOVE and row.kind not in _ABOVE[previous]:
+                lines.append(r"    \midrule")
+            previous = row.kind
+            entries = zip(table.columns, row.entries, row.ranks, strict=True)
+            label = _latex(row.label)
+            if row.kind == "reference":
+                label = rf"\textit{{{label}}}"
+            label += "$^{*}$" * row.deviates
+            texts = [label, row.seeds, *(cell(row, *entry) for entry in entries)]
+            lines.append(f"    {' & '.join(texts)} \\\\")
     lines += [r"    \bottomrule", r"  \end{tabular}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"
+
+
+# A rule stands between rows of the first kind and rows of any kind that does not belong to them.
+_OURS = ("measured", "paper", "to_paper")
+_ABOVE = {"reference": ("reference",), **dict.fromkeys(_OURS, _OURS)}
 
 
 def html_table(table: Table) -> str:
@@ -153,15 +193,22 @@ def html_table(table: Table) -> str:
         for column in table.columns
     )
     body = ""
-    for row in table.rows:
-        cells = "".join(
-            _html_cell(row, column, entry, rank)
-            for column, entry, rank in zip(table.columns, row.entries, row.ranks, strict=True)
-        )
-        body += (
-            f'<tr class="{row.kind}"><th scope="row">{html.escape(row.label)}</th>'
-            f'<td class="seeds">{row.seeds}</td>{cells}</tr>\n'
-        )
+    for title, rows in sections(table):
+        if title:
+            body += (
+                f'<tr class="section"><th scope="rowgroup" colspan="{len(table.columns) + 2}">'
+                f"{html.escape(title)}</th></tr>\n"
+            )
+        for row in rows:
+            cells = "".join(
+                _html_cell(row, column, entry, rank)
+                for column, entry, rank in zip(table.columns, row.entries, row.ranks, strict=True)
+            )
+            mark = f"<sup>{_MARK}</sup>" * row.deviates
+            body += (
+                f'<tr class="{row.kind}"><th scope="row">{html.escape(row.label)}{mark}</th>'
+                f'<td class="seeds">{row.seeds}</td>{cells}</tr>\n'
+            )
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     return (
         f'<div class="scroll"><table class="scores {table.layout}"><thead><tr>'
@@ -188,9 +235,9 @@ def _html_cell(row: Row, column: Column, entry: Statistic | None, rank: int) -> 
     kind = "mean" if column.is_mean else "class"
     if entry is None:
         return f'<td class="{kind} absent">{ABSENT}</td>'
-    text = value_text(entry, row).replace("-", "−")
+    text = value_text(entry, row, column).replace("-", "−")
     text = {1: f"<b>{text}</b>", 2: f"<u>{text}</u>"}.get(rank, text)
-    spread = spread_text(entry, row).replace("-", "−")
+    spread = spread_text(entry, row, column).replace("-", "−")
     if spread == "†":
         text += "<sup>†</sup>" if column.is_mean else ""
     # Intervals of 19 classes would push the means out of sight; the CSV has them.
@@ -208,7 +255,8 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
-    "†": r"$^{\dagger}$", "−": "$-$", "\n": " ",
+    "†": r"$^{\dagger}$", "−": "$-$", "→": r"$\rightarrow$", "×": r"$\times$",
+    "λ": r"$\lambda$", "τ": r"$\tau$", "₁": "$_{1}$", "₂": "$_{2}$", "′": "$'$", "\n": " ",
 }  # fmt: skip
 
 

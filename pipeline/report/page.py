@@ -6,18 +6,19 @@ from html import escape
 from pathlib import Path
 
 from pipeline.report.canvas import Drawn
+from pipeline.report.cells import Experiment
 from pipeline.report.formats import html_table
-from pipeline.report.notes import protocol_text, selection_text
+from pipeline.report.notes import selection_text
 from pipeline.report.panels import (
     Overlay,
     Panel,
     class_colours,
     inline_picture,
 )
+from pipeline.report.parts import Row, Table
+from pipeline.report.protocols import protocol_texts
 from pipeline.report.provenance import all_runs, summary
-from pipeline.report.runs import Experiment
 from pipeline.report.style import PAGE_CSS, TABLE_CSS
-from pipeline.report.tables import Row, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Section:
     panels: Sequence[Panel] = field(default_factory=list)
     labels: Drawn | None = None
     """A picture of pseudo-labels, wider than the others."""
+    qualitative: Sequence[Drawn] = field(default_factory=list)
+    """Predictions of one-hot and ECOC beside each other, as wide."""
 
 
 def report_page(
@@ -65,20 +68,37 @@ def report_page(
 
 
 def findings(table: Table) -> list[str]:
-    """The difference rows as sentences about the last mean of the table."""
-    means = [i for i, column in enumerate(table.columns) if column.is_mean]
-    if not means:
-        return []
-    first = means[0] if table.layout == "per_class" else means[-1]
+    """The difference rows as sentences: about the first mean, or the last column of a grid.
+
+    A row of a grid that compares several columns with one is told as a whole.
+    """
     rows = [row for row in table.rows if row.kind == "difference"]
-    return [text for row in rows for text in _finding(row, first, table.columns[first].name)]
+    means = [i for i, column in enumerate(table.columns) if column.is_mean]
+    found = []
+    for row in rows:
+        label = f"{row.section}, {row.label}" if row.section else row.label
+        there = [i for i in means if row.entries[i] is not None]
+        if not there:
+            continue
+        if table.layout == "grid" and ", " in row.encoding:
+            each = (_points(row, i, table) for i in there)
+            found.append(f"{label}, in points: {', '.join(each)}.")
+        else:
+            place = there[0] if table.layout == "per_class" else there[-1]
+            found += _finding(row, label, place, table.columns[place].name)
+    return found
 
 
-def _finding(row: Row, place: int, column: str) -> list[str]:
+def _points(row: Row, place: int, table: Table) -> str:
     entry = row.entries[place]
-    if entry is None:
-        return []
-    text = f"{row.label}: {entry.mean:+.1f} points ({column})"
+    assert entry is not None
+    return f"{entry.mean:+.1f} ({table.columns[place].name})"
+
+
+def _finding(row: Row, label: str, place: int, column: str) -> list[str]:
+    entry = row.entries[place]
+    assert entry is not None
+    text = f"{label}: {entry.mean:+.1f} points ({column})"
     if entry.low is None or entry.high is None:
         return [f"{text}; one seed, so nothing can be said about chance."]
     sure = "excludes" if entry.low > 0 or entry.high < 0 else "includes"
@@ -101,10 +121,11 @@ def _section(section: Section, processed_root: Path | None) -> str:
         html_table(section.table),
         _figures(section.figures),
     ]
-    if section.panels or section.labels:
+    if section.panels or section.labels or section.qualitative:
         parts.append("<h3>Pictures</h3>")
         if processed_root is not None:
             parts.append(_legend(class_colours(experiment.protocol["dataset"], processed_root)))
+        parts += [_figure(inline_picture(one.path), one.caption) for one in section.qualitative]
         parts.append('<div class="panels">')
         parts += [_figure(inline_picture(panel.path), _caption(panel)) for panel in section.panels]
         parts.append("</div>")
@@ -178,7 +199,7 @@ def _rules(experiments: Sequence[Experiment]) -> str:
         f'<tr><th scope="row">{escape(experiment.name)}</th>'
         f"<td>{escape(selection_text(experiment))}</td><td>{escape(protocol)}</td></tr>"
         for experiment in experiments
-        for protocol in [protocol_text(experiment.protocol) if experiment.records else "--"]
+        for protocol in [" ".join(protocol_texts(experiment)) or "--"]
     )
     return (
         '<h3>Tables</h3><div class="scroll"><table class="plain about">'

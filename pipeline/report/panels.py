@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.report.runs import Experiment
+from pipeline.report.cells import Experiment
 
 PSEUDO_LABELS = "pseudo_labels.png"
 _PANELS_PER_CELL = 2
+_OTHERS = re.compile(rf"{re.escape(PSEUDO_LABELS)}|(label|prediction)_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +37,15 @@ def cell_panels(experiment: Experiment, runs_dir: Path) -> list[Panel]:
     """Panels of each cell's run with the lowest finished seed, the last ones by number.
 
     Looks for `runs_dir/<run_id>/pictures/*.png`; a run without pictures has no panel. The picture
-    of the pseudo-labels is none: the report shows one of them.
+    of the pseudo-labels is none, nor are the single predictions and labels: others show them.
     """
     panels = []
     for cell in experiment.cells:
         if cell.records:
             pictures = runs_dir / cell.run_ids[min(cell.records)] / "pictures"
-            label = f"{cell.label}, {cell.column}" if cell.column else cell.label
-            paths = [p for p in pictures.glob("[!.]*.png") if p.name != PSEUDO_LABELS]
+            paths = [p for p in pictures.glob("[!.]*.png") if not _OTHERS.match(p.name)]
             paths = sorted(paths, key=_natural)[-_PANELS_PER_CELL:]
-            panels += [Panel(label=label, path=path) for path in paths]
+            panels += [Panel(label=cell.title, path=path) for path in paths]
     return panels
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.runs import Experiment, Record
+from pipeline.report.cells import Experiment, Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,15 +67,15 @@ def class_value(row: Mapping[str, str], class_name: str) -> float | None:
     return float(text) if text else None
 
 
-def mean_value(row: Mapping[str, str], class_names: Sequence[str]) -> float | None:
-    """The paper's mean over exactly `class_names`, in percent.
+def mean_value(row: Mapping[str, str], class_names: Sequence[str] | None) -> float | None:
+    """The paper's mean over exactly `class_names` (None: all that it prints), in percent.
 
     It is the printed mean where the row prints just these classes (or no classes at all), the
     mean of the printed classes where it prints more of them, else None.
     """
-    values = [class_value(row, name) for name in class_names]
+    values = [class_value(row, name) for name in class_names or ()]
     printed = _printed_classes(row)
-    if not printed or (len(printed) == len(values) and None not in values):
+    if not printed or class_names is None or (len(printed) == len(values) and None not in values):
         return float(row["miou"]) if row.get("miou") else None
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None

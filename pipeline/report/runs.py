@@ -2,69 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ecocseg.errors import DataError
+from ecocseg.errors import ConfigError, DataError
 from pipeline.records import read_record, record_path
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One cell of an experiment: a configuration that is run once per seed."""
-
-    name: str
-    label: str
-    method: str
-    encoding: str
-    column: str | None
-    paper: Mapping[str, Any] | None
-    selection: str
-    ranked: bool
-    run_ids: dict[int, str] = field(default_factory=dict)
-    records: dict[int, Record] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A table's worth of cells, in the order of their rows."""
-
-    name: str
-    title: str
-    description: str
-    layout: str
-    means: Mapping[str, list[str] | None]
-    cells: tuple[Cell, ...]
-
-    @property
-    def planned(self) -> int:
-        """Number of runs in the plan."""
-        return sum(len(cell.run_ids) for cell in self.cells)
-
-    @property
-    def records(self) -> list[Record]:
-        """Records of the finished runs, by cell, then seed."""
-        return [cell.records[seed] for cell in self.cells for seed in sorted(cell.records)]
-
-    @property
-    def classes(self) -> list[str]:
-        """Class names; empty before the first run is finished."""
-        records = self.records
-        return list(records[0]["classes"]) if records else []
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """The one evaluation protocol of all runs; empty before the first is finished."""
-        records = self.records
-        return dict(records[0]["protocol"]) if records else {}
-
-    @property
-    def status(self) -> str:
-        """Such as "6 of 8 runs finished"."""
-        return f"{len(self.records)} of {self.planned} runs finished"
+from pipeline.report.cells import Block, Cell, Experiment, Reference
+from pipeline.report.protocols import refuse_mixtures
 
 
 def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:
@@ -78,23 +22,6 @@ def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:
     for row in _read_plan(Path(plan_path)):
         groups.setdefault(row["experiment"], []).append(row)
     return [_experiment(name, rows, Path(records_dir)) for name, rows in groups.items()]
-
-
-def pairs(cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
-    """(ECOC, one-hot) cells of equal method and column, where the one-hot cell is the only one."""
-    found = []
-    for cell in cells:
-        if cell.encoding.lower() != "ecoc":
-            continue
-        base = [
-            other
-            for other in cells
-            if other.encoding.lower() == "one-hot"
-            and (other.method, other.column) == (cell.method, cell.column)
-        ]
-        if len(base) == 1:
-            found.append((cell, base[0]))
-    return found
 
 
 def _read_plan(path: Path) -> list[dict[str, Any]]:
@@ -124,21 +51,13 @@ def _experiment(name: str, rows: list[dict[str, Any]], records_dir: Path) -> Exp
     for row in rows:
         shown = row["report"]["row"]
         encodings.setdefault(shown["label"], set()).add(shown["encoding"])
+    blocks: dict[str, Block] = {}
     for row in rows:
-        report = row["report"]
-        cell = cells.setdefault(
-            row["cell"],
-            Cell(
-                name=row["cell"],
-                label=_label(report["row"], len(encodings[report["row"]["label"]]) > 1),
-                method=report["row"]["method"],
-                encoding=report["row"]["encoding"],
-                column=None if report.get("column") is None else str(report["column"]),
-                paper=report.get("paper"),
-                selection=report.get("selection", "last.student"),
-                ranked=report["row"].get("ranked", True),
-            ),
-        )
+        cell = cells.get(row["cell"])
+        if cell is None:
+            shown = row["report"]["row"]
+            label = _label(shown, len(encodings[shown["label"]]) > 1)
+            cell = cells[row["cell"]] = _cell(row, label, blocks)
         cell.run_ids[row["seed"]] = row["run_id"]
         path = record_path(records_dir, row["run_id"])
         if path.is_file():
@@ -149,30 +68,79 @@ def _experiment(name: str, rows: list[dict[str, Any]], records_dir: Path) -> Exp
         title=first.get("title") or name,
         description=first.get("description") or "",
         layout=first.get("layout", "per_class"),
-        means=first.get("means") or {"mIoU": None},
         cells=tuple(cells.values()),
+        references=_references(first.get("reference") or (), name, blocks),
+        mixed_protocols=bool(first.get("mixed_protocols")),
     )
-    _refuse_mixtures(experiment)
+    refuse_mixtures(experiment)
     return experiment
+
+
+def _cell(row: Mapping[str, Any], label: str, blocks: dict[str, Block]) -> Cell:
+    """The cell of a plan row; `blocks` are those so far, by key."""
+    report = row["report"]
+    section = report.get("section")
+    if section is not None:
+        classes = section.get("classes")
+        block = Block(
+            key=section["key"],
+            title=section.get("title") or section["key"],
+            classes=None if classes is None else tuple(classes),
+        )
+        section = blocks.setdefault(block.key, block)
+    return Cell(
+        name=row["cell"],
+        label=label,
+        method=report["row"]["method"],
+        encoding=report["row"]["encoding"],
+        column=_text(report.get("column")),
+        paper=report.get("paper"),
+        selection=report.get("selection", "last.student"),
+        ranked=report["row"].get("ranked", True),
+        means=report.get("means") or {"mIoU": None},
+        group=_text(report["row"].get("group")),
+        block=section,
+        also=tuple(_place(place, row["cell"]) for place in report.get("also") or ()),
+    )
+
+
+def _place(place: Mapping[str, Any], cell: str) -> dict[str, Any]:
+    """Another place of a cell: group, column, paper, as far as they are given."""
+    allowed = ("group", "column", "paper")
+    if unknown := [name for name in place if name not in allowed]:
+        raise ConfigError(f"cell {cell}, also: got {unknown[0]!r}, allowed {', '.join(allowed)}")
+    return {name: v if name == "paper" else _text(v) for name, v in place.items()}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _references(
+    given: Sequence[Mapping[str, Any]], name: str, blocks: Mapping[str, Block]
+) -> tuple[Reference, ...]:
+    """The published rows that the experiment shows; ConfigError for one without a place."""
+    found = []
+    for one in given:
+        block = one.get("section")
+        if (block not in blocks) if blocks else (block is not None):
+            raise ConfigError(
+                f"experiment {name}, reference {one.get('label')}: got section {block!r}, "
+                f"allowed {', '.join(blocks) or 'none, for the table has no sections'}"
+            )
+        found.append(
+            Reference(
+                label=one["label"],
+                table=one["table"],
+                where=one["where"],
+                column=_text(one.get("column")),
+                block=block,
+            )
+        )
+    return tuple(found)
 
 
 def _label(row: Mapping[str, Any], with_encoding: bool) -> str:
     """The row's name, told apart by its encoding where several share it: "DACS (ECOC)"."""
     encoding = {"ecoc": "ECOC"}.get(row["encoding"], row["encoding"])
     return f"{row['label']} ({encoding})" if with_encoding else row["label"]
-
-
-def _refuse_mixtures(experiment: Experiment) -> None:
-    """Raise DataError unless all runs share classes and evaluation protocol."""
-    records = experiment.records
-    for record in records[1:]:
-        first = {**records[0]["protocol"], "classes": records[0]["classes"]}
-        other = {**record["protocol"], "classes": record["classes"]}
-        differing = [key for key in first | other if first.get(key) != other.get(key)]
-        if differing:
-            key = differing[0]
-            raise DataError(
-                f"experiment {experiment.name}: run {records[0]['run_id']} was evaluated with "
-                f"{key} = {first.get(key)!r}, run {record['run_id']} with {other.get(key)!r}; one "
-                f"table never mixes protocols: make them two experiments, or evaluate both alike"
-            )

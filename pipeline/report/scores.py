@@ -20,7 +20,7 @@ SELECTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """A mean over seeds in percent (a difference: in points).
+    """A mean over seeds in percent (a difference: in points; a cost: in the column's unit).
 
     `std` is the sample standard deviation (None when n is 1); `low`, `high` bound the 95 %
     interval where one was asked for and n allows it.
@@ -93,6 +93,12 @@ def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> S
         low=result.mean - half,
         high=result.mean + half,
     )
+
+
+def paired_ratio(ours: Mapping[int, float], base: Mapping[int, float]) -> Statistic | None:
+    """Mean of ours / base over the seeds that both have, where base is not 0."""
+    seeds = sorted(ours.keys() & base.keys())
+    return statistic([ours[seed] / base[seed] for seed in seeds if base[seed]])
 
 
 def ranks(values: Sequence[float | None]) -> list[int]:

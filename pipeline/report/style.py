@@ -20,8 +20,18 @@ table.scores tbody th { text-align: left; font-weight: 600; white-space: nowrap;
 table.scores td { text-align: right; padding: .4em .45em; white-space: nowrap;
   vertical-align: top; }
 table.scores td.class { text-align: center; padding: .4em .22em; }
-table.scores tr.paper td, table.scores tr.to_paper td { font-size: 12px; }
-table.scores.grid th.mean, table.scores.grid td.mean { padding-left: 1.4em; }
+table.scores tr.paper td, table.scores tr.to_paper td, table.scores tr.reference td {
+  font-size: 12px; }
+table.scores tr.section th { text-align: center; border-top: 1px solid #1c2330;
+  border-bottom: 1px solid #1c2330; padding: .45em; position: static; background: #f3f6fa; }
+table.scores thead + tbody tr.section:first-child th { border-top: 0; }
+table.scores tr.reference th { font-weight: 400; }
+table.scores tr.reference td, table.scores tr.reference th { color: #4d5766; font-style: italic;
+  padding-top: .1em; padding-bottom: .1em; }
+table.scores tr.reference + tr.measured th, table.scores tr.reference + tr.measured td {
+  border-top: 1px solid #d5dae2; }
+table.scores.grid th.mean, table.scores.grid td.mean, table.scores.cost th.mean,
+table.scores.cost td.mean { padding-left: 1.4em; }
 table.scores td small { color: #5c6675; font-size: 10px; }
 table.scores td small { display: block; line-height: 1.1; }
 table.scores.per_class td.mean { background: #f3f6fa; }
@@ -30,9 +40,12 @@ table.scores tr.paper td, table.scores tr.paper th,
 table.scores tr.to_paper td, table.scores tr.to_paper th { color: #4d5766; font-style: italic;
   padding-top: 0; }
 table.scores tr.measured + tr.difference th, table.scores tr.measured + tr.difference td,
-table.scores tr.to_paper + tr.difference th, table.scores tr.to_paper + tr.difference td {
+table.scores tr.to_paper + tr.difference th, table.scores tr.to_paper + tr.difference td,
+table.scores tr.measured + tr.ratio th, table.scores tr.measured + tr.ratio td,
+table.scores tr.paper + tr.ratio th, table.scores tr.paper + tr.ratio td {
   border-top: 1px solid #1c2330; }
-table.scores tr.difference th { font-weight: 400; }
+table.scores tr.difference th, table.scores tr.ratio th { font-weight: 400; }
+table.scores th sup { font-weight: 400; line-height: 0; }
 table.scores td.absent { color: #8a93a0; }
 table.scores u { text-underline-offset: 2px; }
 ul.notes { margin: .25rem 0 1.25rem; padding-left: 1.1rem; color: #4d5766; font-size: 12.5px;

@@ -4,275 +4,219 @@ Nothing here knows a file format; `formats` writes a `Table` as Markdown, LaTeX,
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ecocseg.errors import ConfigError
-from ecocseg.iou import class_iou
 from pipeline.report import published
+from pipeline.report.cells import Block, Cell, Experiment, pairs
+from pipeline.report.cost import cost_lines
+from pipeline.report.lines import grid_lines, per_class_lines, reference_values
 from pipeline.report.notes import table_notes
-from pipeline.report.runs import Cell, Experiment, pairs
+from pipeline.report.parts import Column, Kind, Line, Row, Table
 from pipeline.report.scores import (
     Statistic,
-    chosen_confusion,
-    mean_over,
     paired_difference,
+    paired_ratio,
     ranks,
     statistic,
 )
 
-Kind = Literal["measured", "paper", "to_paper", "difference"]
-Values = dict[str, dict[int, float]]  # column -> seed -> percent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of numbers; a mean shows its spread wherever it stands, a class where it fits."""
-
-    name: str
-    is_mean: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row: an entry per column (None is absent), ranks 1 and 2 for best and second."""
-
-    kind: Kind
-    label: str
-    method: str
-    encoding: str
-    seeds: str
-    entries: tuple[Statistic | None, ...]
-    ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A finished table; measured rows carry percent, difference rows points."""
-
-    name: str
-    title: str
-    description: str
-    layout: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
+_LAYOUTS: dict[str, Callable[[Experiment], tuple[list[Column], list[Line]]]] = {
+    "per_class": per_class_lines,
+    "grid": grid_lines,
+    "cost": cost_lines,
+}
+Entries = Sequence[Statistic | None]
 
 
 def build_table(experiment: Experiment) -> Table:
     """The table of one experiment, finished or not.
 
-    "per_class": a row per cell, a column per class and per mean. "grid": a row per (label, method,
-    encoding), a column per `column` of the plan, filled with the experiment's first mean.
+    "per_class": a row per cell, a column per class and per mean. "grid": a row per group, or per
+    label and encoding, a column per `column` of the plan, filled with the first mean. "cost": a
+    row per cell, what it needs in columns. Blocks follow each other, each ranked by itself.
     Raises ConfigError for another layout, an unknown selection, class or row of the paper.
     """
-    if experiment.layout == "per_class":
-        columns, lines = _per_class(experiment)
-    elif experiment.layout == "grid":
-        columns, lines = _grid(experiment)
-    else:
+    if experiment.layout not in _LAYOUTS:
         raise ConfigError(
             f"experiment {experiment.name}, layout: got {experiment.layout!r}, "
-            f"allowed per_class, grid"
+            f"allowed {', '.join(_LAYOUTS)}"
         )
+    columns, lines = _LAYOUTS[experiment.layout](experiment)
+    rows: list[Row] = []
+    for block in experiment.blocks:
+        rows += _reference_rows(experiment, block, columns)
+        rows += _rows(experiment.layout, columns, [line for line in lines if line.block == block])
+    # In a grid, blocks of one row each are there for their classes: the rows say it all.
+    headed = experiment.layout != "grid" or len(lines) > len(experiment.blocks)
     return Table(
         name=experiment.name,
         title=experiment.title,
         description=experiment.description,
         layout=experiment.layout,
         columns=tuple(columns),
-        rows=tuple(_rows(columns, lines)),
+        rows=tuple(row if headed else replace(row, section="") for row in rows),
         notes=tuple(table_notes(experiment)),
     )
 
 
-def cell_means(
-    experiment: Experiment, cell: Cell, selection: str | None = None
-) -> dict[int, float]:
-    """The experiment's first mean in percent, for each finished seed of `cell`."""
-    subset = next(iter(experiment.means.values()))
-    return {
-        seed: mean_over(
-            class_iou(chosen_confusion(record, selection or cell.selection)),
-            record["classes"],
-            subset,
-        )
-        for seed, record in sorted(cell.records.items())
-    }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """A row in the making: the cells it shows and its values by column and seed."""
-
-    label: str
-    cells: tuple[Cell, ...]
-    values: Values
-    paper: Mapping[str, float | None] | None
-
-
-def _per_class(experiment: Experiment) -> tuple[list[Column], list[_Line]]:
-    classes = experiment.classes
-    columns = [Column(name=name, is_mean=False) for name in classes]
-    columns += [Column(name=name, is_mean=True) for name in experiment.means]
-    lines = []
-    for cell in experiment.cells:
-        values: Values = {column.name: {} for column in columns}
-        for seed, record in sorted(cell.records.items()):
-            iou = class_iou(chosen_confusion(record, cell.selection))
-            for name, value in zip(classes, iou, strict=True):
-                values[name][seed] = float(value)
-            for name, subset in experiment.means.items():
-                values[name][seed] = mean_over(iou, classes, subset)
-        lines.append(
-            _Line(
-                label=cell.label,
-                cells=(cell,),
-                values=values,
-                paper=_paper_per_class(cell, experiment) if cell.paper else None,
-            )
-        )
-    return columns, lines
-
-
-def _paper_per_class(cell: Cell, experiment: Experiment) -> dict[str, float | None]:
-    """The paper's values by column of a per-class table."""
-    assert cell.paper is not None
-    row = published.published_row(cell.paper["table"], cell.paper["where"])
-    classes = experiment.classes
-    found = {name: published.class_value(row, name) for name in classes}
-    for i, (name, subset) in enumerate(experiment.means.items()):
-        if cell.paper.get("column") and i == 0:
-            found[name] = published.column_value(
-                cell.paper["table"], row, str(cell.paper["column"])
-            )
-        else:
-            found[name] = published.mean_value(row, subset or classes)
-    return found
-
-
-def _grid(experiment: Experiment) -> tuple[list[Column], list[_Line]]:
-    mean = next(iter(experiment.means))
-    names = list(dict.fromkeys(cell.column or mean for cell in experiment.cells))
-    columns = [Column(name=name, is_mean=True) for name in names]
-    groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in experiment.cells:
-        groups.setdefault((cell.label, cell.method, cell.encoding), []).append(cell)
-    lines = []
-    for (label, _, _), cells in groups.items():
-        values: Values = {name: {} for name in names}
-        paper: dict[str, float | None] = {}
-        for cell in cells:
-            name = cell.column or mean
-            values[name] = cell_means(experiment, cell)
-            if cell.paper:
-                row = published.published_row(cell.paper["table"], cell.paper["where"])
-                wanted = str(cell.paper.get("column") or cell.column or "miou")
-                paper[name] = published.column_value(cell.paper["table"], row, wanted)
-        lines.append(
-            _Line(label=label, cells=tuple(cells), values=values, paper=paper if paper else None)
-        )
-    return columns, lines
-
-
-def _rows(columns: Sequence[Column], lines: Sequence[_Line]) -> list[Row]:
-    """Measured rows with the paper's beneath, then the differences of ECOC to one-hot."""
+def _rows(layout: str, columns: Sequence[Column], lines: Sequence[Line]) -> list[Row]:
+    """Measured rows with the paper's beneath, then the comparisons of ECOC to one-hot."""
     statistics = [
         [statistic(list(line.values[column.name].values())) for column in columns] for line in lines
     ]
-    ranked = [
-        ranks(
-            [
-                entry.mean if entry and line.cells[0].ranked else None
-                for line, entry in zip(lines, column, strict=True)
-            ]
-        )
-        for column in zip(*statistics, strict=True)
-    ]
+    ranked = [[0] * len(columns) for _ in lines]
+    if layout != "cost":
+        ranked = _ranks(columns, lines, statistics)
     rows = []
-    for i, (line, entries) in enumerate(zip(lines, statistics, strict=True)):
-        cell = line.cells[0]
+    for line, entries, places in zip(lines, statistics, ranked, strict=True):
+        deviates = any(cell.deviations for cell in line.cells)
+        measured = _row("measured", line.label, line.cells, entries)
         rows.append(
-            Row(
-                kind="measured",
-                label=line.label,
-                method=cell.method,
-                encoding=cell.encoding,
-                seeds=_seeds(line.cells),
-                entries=tuple(entries),
-                ranks=tuple(column[i] for column in ranked),
-            )
+            replace(measured, seeds=_seeds(line.cells), ranks=tuple(places), deviates=deviates)
         )
         if line.paper is not None:
-            rows += _paper_rows(columns, line, entries)
-    return rows + _difference_rows(columns, lines)
+            rows += _paper_rows(layout, columns, line, entries)
+    compared = _ratio_rows if layout == "cost" else _difference_rows
+    return rows + compared(columns, lines)
 
 
-def _plain(kind: Kind, label: str, cell: Cell, entries: Sequence[Statistic | None]) -> Row:
-    """A row that is not ranked and has no seeds of its own."""
+def _ranks(
+    columns: Sequence[Column], lines: Sequence[Line], statistics: Sequence[Entries]
+) -> list[list[int]]:
+    """Rank of each entry, [lines][columns]: down a column, or along a line that competes so."""
+
+    def value(line: Line, column: Column, entry: Statistic | None) -> float | None:
+        cell = line.cell(column.name)
+        return entry.mean if entry and cell and cell.ranked else None
+
+    means = [
+        [value(line, column, entry) for column, entry in zip(columns, entries, strict=True)]
+        for line, entries in zip(lines, statistics, strict=True)
+    ]
+    if all(line.along for line in lines):
+        return [ranks(row) for row in means]
+    down = [ranks(column) for column in zip(*means, strict=True)]
+    return [list(row) for row in zip(*down, strict=True)]
+
+
+def _row(kind: Kind, label: str, cells: Sequence[Cell], entries: Entries) -> Row:
+    """A row of these cells, not ranked and without seeds of its own."""
+    block = cells[0].block
     return Row(
         kind=kind,
         label=label,
-        method=cell.method,
-        encoding=cell.encoding,
+        method=", ".join(dict.fromkeys(cell.method for cell in cells)),
+        encoding=", ".join(dict.fromkeys(cell.encoding for cell in cells)),
         seeds="",
         entries=tuple(entries),
         ranks=(0,) * len(entries),
+        section=block.title if block else "",
     )
 
 
-def _paper_rows(
-    columns: Sequence[Column], line: _Line, entries: Sequence[Statistic | None]
+def _reference_rows(
+    experiment: Experiment, block: Block | None, columns: Sequence[Column]
 ) -> list[Row]:
-    cell = line.cells[0]
-    assert line.paper is not None
-    assert cell.paper is not None
-    printed = [line.paper.get(column.name) for column in columns]
-    differences = [
-        None if ours is None or theirs is None else ours.mean - theirs
-        for ours, theirs in zip(entries, printed, strict=True)
-    ]
-    where = published.table_number(cell.paper["table"])
-    kinds: tuple[tuple[Kind, str, list[float | None]], ...] = (
-        ("paper", f"paper, {where}", printed),
-        ("to_paper", "difference to paper", differences),
-    )
-    return [
-        _plain(kind, label, cell, [None if v is None else statistic([v]) for v in values])
-        for kind, label, values in kinds
-    ]
-
-
-def _difference_rows(columns: Sequence[Column], lines: Sequence[_Line]) -> list[Row]:
-    by_cell = {cell.name: (line, cell) for line in lines for cell in line.cells}
-    found: dict[tuple[int, int], None] = {}
-    for ours, base in pairs([cell for _, cell in by_cell.values()]):
-        found[(lines.index(by_cell[ours.name][0]), lines.index(by_cell[base.name][0]))] = None
+    """Published rows of other methods."""
     rows = []
-    for i, j in found:
-        ours_line, base_line = lines[i], lines[j]
-        entries = [
-            paired_difference(ours_line.values[column.name], base_line.values[column.name])
-            if not _absent(ours_line, base_line, column)
-            else None
-            for column in columns
-        ]
-        # "DACS (ECOC)" minus "DACS (one-hot)" is shorter told.
-        shared = ours_line.label.removesuffix(" (ECOC)")
-        label = f"{ours_line.label} minus {base_line.label}"
-        if f"{shared} (one-hot)" == base_line.label:
-            label = f"{shared}: ECOC minus one-hot"
-        rows.append(_plain("difference", label, ours_line.cells[0], entries))
+    for reference in experiment.references:
+        if reference.block == (block.key if block else None):
+            values = reference_values(experiment, reference, columns)
+            entries = _single([values.get(column.name) for column in columns])
+            rows.append(
+                Row(
+                    kind="reference",
+                    label=f"{reference.label} ({published.table_number(reference.table)})",
+                    method=reference.label,
+                    encoding=str(reference.where.get("encoding", "")),
+                    seeds="",
+                    entries=tuple(entries),
+                    ranks=(0,) * len(entries),
+                    section=block.title if block else "",
+                )
+            )
     return rows
 
 
-def _absent(ours: _Line, base: _Line, column: Column) -> bool:
-    return any(
-        not line.values[column.name]
-        or all(math.isnan(value) for value in line.values[column.name].values())
-        for line in (ours, base)
-    )
+def _paper_rows(layout: str, columns: Sequence[Column], line: Line, entries: Entries) -> list[Row]:
+    assert line.paper is not None
+    cell = next(cell for cell in line.cells if cell.paper)
+    assert cell.paper is not None
+    printed = [line.paper.get(column.name) for column in columns]
+    where = published.table_number(cell.paper["table"])
+    rows = [_row("paper", f"paper, {where}", line.cells, _single(printed))]
+    if layout != "cost":
+        differences = [
+            None if ours is None or theirs is None else ours.mean - theirs
+            for ours, theirs in zip(entries, printed, strict=True)
+        ]
+        rows.append(_row("to_paper", "difference to paper", line.cells, _single(differences)))
+    return rows
+
+
+def _difference_rows(columns: Sequence[Column], lines: Sequence[Line]) -> list[Row]:
+    """ECOC minus one-hot: within a line where its columns compete, else between two lines."""
+    found: dict[tuple[int, int], dict[str, Statistic | None]] = {}
+    for i, j, (ours, base) in _line_pairs(lines):
+        shown = [column.name for column in columns if not lines[i].along]
+        for name in shown or [ours.place]:
+            ours_values = lines[i].values[name]
+            base_values = lines[j].values[base.place if lines[i].along else name]
+            there = _there(ours_values) and _there(base_values)
+            difference = paired_difference(ours_values, base_values) if there else None
+            found.setdefault((i, j), {})[name] = difference
+    return [
+        _row(
+            "difference",
+            _versus(lines[i], lines[j], "minus"),
+            lines[i].cells[:1] if i != j else lines[i].cells,
+            [entries.get(column.name) for column in columns],
+        )
+        for (i, j), entries in found.items()
+    ]
+
+
+def _ratio_rows(columns: Sequence[Column], lines: Sequence[Line]) -> list[Row]:
+    """ECOC over one-hot, and the same of the paper's numbers."""
+    rows = []
+    for i, j, _ in _line_pairs(lines):
+        ours, base = lines[i], lines[j]
+        ratios = [paired_ratio(ours.values[c.name], base.values[c.name]) for c in columns]
+        rows.append(_row("ratio", _versus(ours, base, "over"), ours.cells, ratios))
+        if ours.paper and base.paper and ours.cells[0].paper:
+            printed = [(ours.paper[c.name], base.paper[c.name]) for c in columns]
+            where = published.table_number(ours.cells[0].paper["table"])
+            values = _single([a / b if a and b else None for a, b in printed])
+            rows.append(_row("ratio", f"paper, {where}: ECOC over one-hot", ours.cells, values))
+    return rows
+
+
+def _line_pairs(lines: Sequence[Line]) -> list[tuple[int, int, tuple[Cell, Cell]]]:
+    """Places of the lines whose cells compare, ECOC first, and the two cells."""
+    lines_of = {(cell.name, cell.row): i for i, line in enumerate(lines) for cell in line.cells}
+    cells = [cell for line in lines for cell in line.cells]
+    return [
+        (lines_of[ours.name, ours.row], lines_of[base.name, base.row], (ours, base))
+        for ours, base in pairs(cells)
+    ]
+
+
+def _versus(ours: Line, base: Line, word: str) -> str:
+    """ "DACS (ECOC)" minus "DACS (one-hot)" is shorter told."""
+    shared = ours.label.removesuffix(" (ECOC)")
+    if ours is base or f"{shared} (one-hot)" == base.label:
+        return f"{shared}: ECOC {word} one-hot"
+    return f"{ours.label} {word} {base.label}"
+
+
+def _single(values: Sequence[float | None]) -> list[Statistic | None]:
+    return [None if value is None else statistic([value]) for value in values]
+
+
+def _there(values: dict[int, float]) -> bool:
+    return any(not math.isnan(value) for value in values.values())
 
 
 def _seeds(cells: Sequence[Cell]) -> str:

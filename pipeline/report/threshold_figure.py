@@ -8,23 +8,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from pipeline.report.canvas import Drawn, canvas, shared_legend
+from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
+from pipeline.report.cells import Cell, Experiment
 from pipeline.report.diagnosed import (
     any_spec,
     by_seed,
-    full_name,
     labeller,
     labelling_networks,
     seed_line,
     where_counted,
 )
-from pipeline.report.runs import Cell, Experiment
+from pipeline.report.lines import cell_means
 from pipeline.report.scores import statistic
-from pipeline.report.style import INK
-from pipeline.report.tables import cell_means
+from pipeline.report.style import COLOURS, INK, LINES
 
 # More bands than that hide each other.
 _BANDS = 3
+# Pseudo-labels that are code-wise or bit-wise everywhere, as thresholds.
+_ENDS = {"code": 0.5, "bit": 1.0}
 
 
 def draw_thresholds(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Drawn | None:
@@ -36,11 +37,11 @@ def draw_thresholds(cells: Sequence[Cell], experiment: Experiment, path: Path) -
     if not coded:
         return None
     values = by_seed(coded[0])[0]["thresholds"]
-    trained = _differing_in_threshold(coded)
+    trained = _differing_in_threshold(experiment)
     with canvas(path, 1, 2, 3.4) as axes:
         for cell in coded:
             right = _shares(cell, "sweep_right")
-            label = f"{full_name(cell)}; bit-wise {np.mean([row[-1] for row in right]):.1f} %"
+            label = f"{cell.full_name}; bit-wise {np.mean([row[-1] for row in right]):.1f} %"
             # Within a run: the seeds differ by more than the thresholds do.
             gain = [row - row[-1] for row in right]
             band, places = len(coded) <= _BANDS, range(len(values))
@@ -58,8 +59,11 @@ def draw_thresholds(cells: Sequence[Cell], experiment: Experiment, path: Path) -
         for axis in axes:
             _thresholds_along(axis, values)
         shared_legend(axes[0])
+        if len(trained) > 1:
+            axes[1].legend(loc="best", fontsize=7.5)
     rest = (
-        f"{next(iter(experiment.means))} of runs that differ in T alone"
+        f"{experiment.means[0]} of runs that differ in T alone (code-wise labels at 0.5, bit-wise "
+        "ones at 1)"
         if trained
         else "share of bits on which the hybrid label takes the codeword"
     )
@@ -80,31 +84,45 @@ def _shares(cell: Cell, name: str) -> list[NDArray[np.float64]]:
 
 
 def _scores_along(
-    axis: Axes, trained: Mapping[float, Cell], values: Sequence[float], experiment: Experiment
+    axis: Axes,
+    trained: Mapping[str, Mapping[float, Cell]],
+    values: Sequence[float],
+    experiment: Experiment,
 ) -> None:
-    """The mean score of the cell of each T."""
-    scores = [statistic(list(cell_means(experiment, cell).values())) for cell in trained.values()]
-    axis.errorbar(
-        np.interp(list(trained), values, range(len(values))),
-        [score.mean if score else np.nan for score in scores],
-        yerr=[score.std or 0.0 if score else 0.0 for score in scores],
-        color=INK, marker="o", markersize=4, capsize=2.5,
-    )  # fmt: skip
+    """The mean score of the cell of each T, a line for each series."""
+    for i, (name, cells) in enumerate(trained.items()):
+        scores = [statistic(list(cell_means(cell).values())) for cell in cells.values()]
+        axis.errorbar(
+            np.interp(list(cells), values, range(len(values))),
+            [score.mean if score else np.nan for score in scores],
+            yerr=[score.std or 0.0 if score else 0.0 for score in scores],
+            color=INK if len(trained) == 1 else COLOURS[i % len(COLOURS)],
+            linestyle=LINES[i % len(LINES)],
+            marker="o", markersize=4, capsize=2.5, label=plain(name),
+        )  # fmt: skip
     axis.set_title("Trained with this T")
-    axis.set_ylabel(f"{next(iter(experiment.means))} (%)")
+    axis.set_ylabel(f"{experiment.means[0]} (%)")
 
 
-def _differing_in_threshold(cells: Sequence[Cell]) -> dict[float, Cell]:
-    """Cells by T, in its order, where they differ in nothing else; empty unless two or more."""
-    found: dict[float, Cell] = {}
-    alike: set[str] = set()
-    for cell in cells:
+def _differing_in_threshold(experiment: Experiment) -> dict[str, dict[float, Cell]]:
+    """Series of finished cells by T, in its order, that differ in nothing else; by name."""
+    alike: dict[str, dict[float, Cell]] = {}
+    for cell in experiment.cells:
+        if not cell.records or cell.encoding.lower() != "ecoc":
+            continue
         spec = any_spec(cell)
         rest = {k: v for k, v in spec.items() if k not in ("cell", "seed", "encoding")}
-        rest["encoding"] = {k: v for k, v in spec["encoding"].items() if k != "threshold"}
-        alike.add(json.dumps(rest, sort_keys=True))
-        found[float(spec["encoding"]["threshold"])] = cell
-    return dict(sorted(found.items())) if len(alike) == 1 and len(found) > 1 else {}
+        options = spec["encoding"]
+        rest["encoding"] = {k: v for k, v in options.items() if k not in ("threshold", "labels")}
+        threshold = _ENDS.get(options.get("labels"), float(options["threshold"]))
+        alike.setdefault(json.dumps(rest, sort_keys=True), {})[threshold] = cell
+    series = [dict(sorted(cells.items())) for cells in alike.values() if len(cells) > 1]
+    return {_series_name(next(iter(cells.values())), i): cells for i, cells in enumerate(series)}
+
+
+def _series_name(cell: Cell, number: int) -> str:
+    told = (cell.block.title if cell.block else None, cell.group or f"series {number + 1}")
+    return ", ".join(dict.fromkeys(filter(None, told)))
 
 
 def _thresholds_along(axis: Axes, values: Sequence[float]) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.files import atomic_write
-from pipeline.report.formats import markdown_table, write_all
-from pipeline.report.runs import Experiment, load_experiments
+from pipeline.report.cells import Experiment
+from pipeline.report.formats import write_all
+from pipeline.report.lines import cell_means
+from pipeline.report.runs import load_experiments
 from pipeline.report.scores import statistic
-from pipeline.report.tables import build_table, cell_means
+from pipeline.report.tables import build_table
+from pipeline.report.terminal import terminal_text
 
 
 def aggregate(
@@ -30,6 +33,7 @@ def aggregate(
     from pipeline.report.figures import draw_figures
     from pipeline.report.page import Section, report_page
     from pipeline.report.panels import cell_panels, data_overlays
+    from pipeline.report.qualitative import draw_qualitative
     from pipeline.report.search_figure import draw_search
 
     out, records_dir = Path(out), Path(records_dir)
@@ -52,6 +56,7 @@ def aggregate(
                 ],
                 panels=cell_panels(experiment, runs),
                 labels=label_picture(experiment, runs),
+                qualitative=draw_qualitative(experiment, runs, out / "figures"),
             )
         )
     trials = out / "search" / "trials.csv"
@@ -73,8 +78,8 @@ def metrics(experiments: list[Experiment]) -> dict[str, Any]:
     for experiment in experiments:
         cells: dict[str, Any] = {}
         for cell in experiment.cells:
-            score = statistic(list(cell_means(experiment, cell).values()))
-            best = statistic(list(cell_means(experiment, cell, "best.student").values()))
+            score = statistic(list(cell_means(cell).values()))
+            best = statistic(list(cell_means(cell, "best.student").values()))
             if score is None:
                 continue
             values = {
@@ -99,6 +104,5 @@ def show(plan_path: Path, records_dir: Path) -> str:
     for experiment in load_experiments(plan_path, records_dir):
         table = build_table(experiment)
         notes = "\n".join(f"- {note}" for note in table.notes)
-        body = markdown_table(table, transpose=table.layout == "per_class")
-        parts.append(f"# {table.title}\n\n{body}\n{notes}\n")
+        parts.append(f"# {table.title}\n\n{terminal_text(table)}\n{notes}\n")
     return "\n".join(parts)

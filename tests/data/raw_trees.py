@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from png_writer import write_png16
 
 from ecocseg.data.config import DatasetConfig
 
 HEIGHT, WIDTH = 24, 32
 # Cityscapes label ids: void, road, sidewalk, building, pole, vegetation, sky, car, bicycle
 LABEL_IDS = (0, 7, 8, 11, 17, 21, 23, 26, 33)
+# SYNTHIA ids: void, sky, building, road, pole, car, traffic light, wall, lane marking
+SYNTHIA_IDS = (0, 1, 2, 3, 7, 8, 15, 21, 22)
 
 
 def photo(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -65,6 +68,23 @@ def gta(root: Path, count: int, gray: bool = False) -> None:
         save(root / f"labels/{index:05d}.png", array, palette=None if gray else palette)
 
 
+def synthia(root: Path, count: int, channels: int = 3) -> None:
+    """Write SYNTHIA's images and 16-bit labels: class, instance and, as wanted, more channels.
+
+    Instances are numbers that would be other classes, and above 255 too.
+    """
+    for index in range(count):
+        save(root / f"RGB/{index:07d}.png", photo(index))
+        stack = np.zeros((HEIGHT, WIDTH, channels), dtype=np.uint16)
+        stack[..., 0] = labels(index, SYNTHIA_IDS)
+        stack[..., 1] = (stack[..., 0] + 3) % 22 + 256 * (np.arange(WIDTH) % 3)
+        stack[..., 2:] = 65535
+        write_png16(root / f"GT/LABELS/{index:07d}.png", stack)
+        # The archive holds these beside: no labels for training.
+        save(root / f"GT/COLOR/{index:07d}.png", photo(index))
+        save(root / f"Depth/Depth/{index:07d}.png", photo(index))
+
+
 def camvid(
     root: Path, counts: Mapping[str, int], extension: str = ".png", prefix: str = "/SegNet/CamVid/"
 ) -> None:
@@ -87,6 +107,11 @@ def config(which: str, /, **changes: Any) -> DatasetConfig:
             "splits": {"train": {}, "val": {"evaluate": True}},
         },
         "gta": {"classes": "gta19", "splits": {"train": {}}},
+        "synthia": {
+            "classes": "synthia19",
+            "label_values": "first_channel",
+            "splits": {"train": {}},
+        },
         "camvid": {"classes": "camvid11", "splits": {"train": {}, "val": {"evaluate": True}}},
         "folders": {
             "classes": {"names": ["floor", "wall"]},

@@ -1,9 +1,19 @@
+import colorsys
 import math
 
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as TF
 
-from ecocseg.data.augment import colour_jitter, domain_view, gaussian_blur, strong_view
+from ecocseg.data.augment import (
+    _domain_jitter,
+    _shift_hsv,
+    blur_each,
+    colour_jitter,
+    domain_view,
+    gaussian_blur,
+    strong_view,
+)
 
 
 def generator(seed=0):
@@ -99,3 +109,49 @@ def test_domain_view_decides_once_for_the_batch():
     # Jitter when the number drawn exceeds 0.2, blur when it exceeds 0.5.
     assert 0.72 < jittered / 150 < 0.88
     assert 0.36 < blurred / 150 < 0.64
+
+
+@pytest.mark.parametrize("sigmas", [(0.2, 1.1, 0.6), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("size", [(12, 20), (3, 9)])
+def test_images_blurred_together_are_those_blurred_alone(sigmas, size):
+    images = torch.rand(3, 3, *size, generator=generator(1))
+    alone = torch.stack([gaussian_blur(i, s) for i, s in zip(images, sigmas, strict=True)])
+    torch.testing.assert_close(blur_each(images, sigmas), alone, atol=1e-6, rtol=1e-5)
+
+
+def test_hue_and_saturation_against_colorsys():
+    images = torch.rand(2, 3, 4, 5, generator=generator(2), dtype=torch.float64)
+    images[0, :, 0, 0] = 0.4  # grey
+    images[0, :, 0, 1] = 0.0  # black
+    images[0, 0, 0, 2] = images[0, 1, 0, 2] = 0.9  # two largest
+    turn = torch.tensor([0.15, -0.2], dtype=torch.float64).view(2, 1, 1, 1)
+    factor = torch.tensor([0.8, 1.2], dtype=torch.float64).view(2, 1, 1, 1)
+    got = _shift_hsv(images, turn, factor)
+    for b in range(2):
+        for y in range(4):
+            for x in range(5):
+                h, s, v = colorsys.rgb_to_hsv(*images[b, :, y, x].tolist())
+                h, s = (h + float(turn[b])) % 1, min(1.0, s * float(factor[b]))
+                assert got[b, :, y, x].tolist() == pytest.approx(colorsys.hsv_to_rgb(h, s, v))
+
+
+def test_hue_is_torchvisions(images):
+    for turn in (-0.2, 0.0, 0.13):
+        shifted = _shift_hsv(images, turn, 1)
+        torch.testing.assert_close(shifted, TF.adjust_hue(images, turn), atol=1e-5, rtol=0)
+
+
+def test_domain_jitter_adds_brightness_and_scales_contrast_per_image():
+    """On grey images hue and saturation do nothing, so two numbers an image remain."""
+    grey = torch.full((2, 3, 2, 2), 0.5)
+    bright, seen = set(), []
+    for seed in range(400):
+        got = _domain_jitter(grey, 0.2, generator(seed))
+        assert (got - got[:, :1, :1, :1]).abs().max() < 1e-6
+        bright.add(round(float(got[0, 0, 0, 0] - got[1, 0, 0, 0]), 4))
+        seen += got[:, 0, 0, 0].tolist()
+    assert len(bright) > 300
+    # (0.5 + 0.2) * 1.2 at most, 0.5 * 0.8 - 0.2 at least; both ends come near.
+    assert 0.2 - 1e-6 <= min(seen) < 0.25
+    assert 0.80 < max(seen) <= 0.84 + 1e-6
+    assert sum(seen) / len(seen) == pytest.approx(0.5, abs=0.02)

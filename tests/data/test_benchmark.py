@@ -1,7 +1,10 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 
+import pipeline
 from ecocseg.config import from_mapping
 from ecocseg.data.benchmark import BenchmarkConfig, SourceConfig, build_streams, source_rows
 from ecocseg.data.partition import PartitionConfig
@@ -97,3 +100,38 @@ def test_unlabelled_images_and_their_transform_go_together():
         from_mapping(BenchmarkConfig, {**values, "unlabelled": source}, "benchmark")
     with pytest.raises(ConfigError, match=r"benchmark\.unlabelled\.datset.*did you mean 'dataset'"):
         from_mapping(BenchmarkConfig, {**values, "unlabelled": {"datset": "a"}}, "benchmark")
+
+
+SHIPPED = Path(pipeline.__file__).parent / "conf" / "benchmark"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "crop", "mode"),
+    [
+        ("gta2cityscapes", "gta", 512, "whole"),
+        ("synthia2cityscapes", "synthia", 512, "whole"),
+        ("gta2cityscapes_hr", "gta_hr", 1024, "slide"),
+        ("synthia2cityscapes_hr", "synthia_hr", 1024, "slide"),
+        ("cityscapes_oracle", "cityscapes", 512, "whole"),
+    ],
+)
+def test_protocols_of_the_adaptation_benchmarks(name, source, crop, mode):
+    """As in the public configurations of DAFormer (512) and HRDA and MIC (1024)."""
+    values = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())
+    found = from_mapping(BenchmarkConfig, values, "benchmark")
+    target = "cityscapes_hr" if mode == "slide" else "cityscapes"
+    assert found.name == name
+    assert (found.labelled.dataset, found.evaluated.dataset) == (source, target)
+    assert found.evaluated.split == "val"
+    plain = TransformConfig(crop=(crop, crop), flip=0.5)
+    assert found.labelled_transform == replace(plain, max_class_share=0.75)
+    if name == "cityscapes_oracle":
+        assert found.unlabelled is None
+    else:
+        assert found.unlabelled == SourceConfig(dataset=target)
+        assert found.unlabelled_transform == plain
+    assert found.evaluation.mode == mode
+    assert found.evaluation.batch_size == 1
+    if mode == "slide":
+        assert (found.evaluation.window, found.evaluation.stride) == ((1024, 1024), (512, 512))
+        assert found.evaluation.average == "logits"

@@ -23,6 +23,16 @@ def test_cityscapes_ids_are_the_published_ones():
     assert table.names[11:13] == ("person", "rider")
 
 
+def test_synthia_ids_are_those_of_its_readme():
+    table = class_table("synthia19")
+    # As in the public code's table of train ids by SYNTHIA's ids.
+    train = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 16: 9, 1: 10, 10: 11, 17: 12}
+    train |= {8: 13, 18: 14, 19: 15, 20: 16, 12: 17, 11: 18}
+    assert dict(table.ids) == train | dict.fromkeys((0, 13, 14, 22), 255)
+    assert table.names == class_table("cityscapes19").names
+    assert table.colors == class_table("cityscapes19").colors
+
+
 def test_camvid_order_is_that_of_the_release():
     table = class_table("camvid11")
     order = "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist"

@@ -5,7 +5,9 @@ import raw_trees
 import yaml
 
 import pipeline
+from ecocseg.data.classes import CLASS_TABLES
 from ecocseg.data.config import DatasetConfig
+from ecocseg.data.resize import target_size
 from ecocseg.errors import ConfigError
 
 FILES = sorted((Path(pipeline.__file__).parent / "conf" / "dataset").glob("*.yaml"))
@@ -26,6 +28,36 @@ def test_cityscapes_partitions_have_names_and_checksums():
         assert file.sha256
 
 
+def test_data_sets_of_one_raw_folder_bring_it_alike():
+    """The stage fetch refuses them otherwise."""
+    found = {}
+    for path in FILES:
+        config = DatasetConfig.from_mapping(yaml.safe_load(path.read_text()))
+        assert found.setdefault(config.raw_name, config.raw) == config.raw, path.stem
+    assert {"gta", "synthia", "cityscapes"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    "name, raw, stored",
+    [
+        ("gta", (1052, 1914), (704, 1280)),
+        ("gta_hr", (1052, 1914), (1407, 2560)),
+        ("synthia", (760, 1280), (760, 1280)),
+        ("synthia_hr", (760, 1280), (1520, 2560)),
+        ("cityscapes", (1024, 2048), (512, 1024)),
+        ("cityscapes_hr", (1024, 2048), (1024, 2048)),
+    ],
+)
+def test_stored_sizes_of_the_adaptation_data_sets(name, raw, stored):
+    """As mmcv's `imrescale` brings them to the `img_scale` of the public configurations."""
+    path = next(path for path in FILES if path.stem == name)
+    config = DatasetConfig.from_mapping(yaml.safe_load(path.read_text()))
+    assert target_size(raw, config.size, config.keep_ratio) == stored
+    assert config.resize == "mmcv"
+    assert config.table.names == CLASS_TABLES["cityscapes19"].names
+    assert config.raw_name == name.removesuffix("_hr")
+
+
 def test_digest_follows_what_decides_the_output_only():
     plain = raw_trees.config("camvid")
     assert plain.digest() == raw_trees.config("camvid").digest()
@@ -37,6 +69,8 @@ def test_digest_follows_what_decides_the_output_only():
         {"splits": {"train": {}}},
         {"splits": {"train": {"exclude": ["x"]}, "val": {"evaluate": True}}},
         {"keep_ratio": True},
+        {"resize": "mmcv"},
+        {"label_values": "first_channel"},
     ):
         assert raw_trees.config("camvid", **change).digest() != plain.digest(), change
 
@@ -51,7 +85,10 @@ def test_digest_follows_what_decides_the_output_only():
         ({"size": 512}, ["512", "[height, width]"]),
         ({"size": ["a", 9]}, ["size"]),
         ({"keep_ratio": "yes"}, ["keep_ratio", "true or false"]),
-        ({"label_values": "names"}, ["label_values", "ids or colors"]),
+        ({"label_values": "names"}, ["label_values", "ids, colors, first_channel"]),
+        ({"resize": "area"}, ["resize", "'area'", "antialias, mmcv"]),
+        ({"splits": {"train": {"exclude": [1132]}}}, ["train.exclude", "1132", '["02154"]']),
+        ({"splits": {"train": {"exclude": "02154"}}}, ["train.exclude", "'02154'", "a list"]),
         ({"splits": {}}, ["splits", "one split"]),
         ({"splits": {"train": {"fold": "x"}}}, ["'fold'", "folder", "evaluate"]),
         ({"splits": {"train": {"evaluate": "no"}}}, ["evaluate", "true or false"]),

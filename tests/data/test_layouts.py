@@ -80,6 +80,47 @@ def test_skipping_does_not_hide_half_a_pair(tmp_path):
     assert fault.file.endswith("images/00002.png")
 
 
+@pytest.mark.parametrize("layout, digits", [("gta", 5), ("synthia", 7)])
+def test_files_that_the_published_code_wrote_beside_the_labels_are_passed_over(
+    tmp_path, layout, digits
+):
+    getattr(raw_trees, layout)(tmp_path, 3)
+    folder = tmp_path / ("labels" if layout == "gta" else "GT/LABELS")
+    for path in sorted(folder.iterdir()):
+        raw_trees.save(path.with_name(f"{path.stem}_labelTrainIds.png"), raw_trees.labels(0, (0,)))
+    (tmp_path / "sample_class_stats.json").write_text("[]")
+    found = listed(layout, tmp_path)
+    assert found.faults == ()
+    assert [len(key) for key in keys(found)] == [digits] * 3
+    assert not any("TrainIds" in item.label.name for item in found.items)
+
+
+def test_exclude_names_frames_as_lists_do(tmp_path):
+    raw_trees.gta(tmp_path, 4)
+    assert keys(listed("gta", tmp_path, exclude=["00002", "images/00004.png"])) == [
+        "00001",
+        "00003",
+    ]
+    # Half a pair that is left out is no fault.
+    (tmp_path / "labels/00003.png").unlink()
+    assert len(listed("gta", tmp_path).faults) == 1
+    assert listed("gta", tmp_path, exclude=["3"]).faults == ()
+
+
+def test_synthia_pairs_and_passes_over_colours_and_depth(tmp_path):
+    raw_trees.synthia(tmp_path / "RAND_CITYSCAPES", 3)
+    layout = LAYOUTS["synthia"]
+    assert find_root(tmp_path, layout, {"train": {}}) == tmp_path / "RAND_CITYSCAPES"
+    found = listed("synthia", tmp_path / "RAND_CITYSCAPES")
+    assert (keys(found), found.faults) == (["0000000", "0000001", "0000002"], ())
+    assert found.items[1].label.parts[-3:] == ("GT", "LABELS", "0000001.png")
+    (tmp_path / "RAND_CITYSCAPES/part.txt").write_text("0\nRGB/0000002.png\n")
+    assert keys(listed("synthia", tmp_path / "RAND_CITYSCAPES", list="part.txt")) == [
+        "0000000",
+        "0000002",
+    ]
+
+
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".JPG", ".jpeg"])
 def test_camvid_reads_its_lists_whatever_their_prefix_and_the_image_format(tmp_path, extension):
     raw_trees.camvid(tmp_path, {"train": 3}, extension)

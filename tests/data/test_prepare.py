@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import raw_trees
 from PIL import Image
 
 from ecocseg.data.classes import CLASS_TABLES
-from ecocseg.data.manifest import load_manifest
-from ecocseg.data.prepare import prepare, target_size
+from ecocseg.data.manifest import fingerprint, load_manifest, read_fingerprint
+from ecocseg.data.prepare import prepare
+from ecocseg.data.resize import target_size
 from ecocseg.errors import DataError
 from ecocseg.files import sha256_file
 
@@ -62,6 +64,7 @@ def test_output_is_what_the_contract_says(streets, tmp_path):
             assert stored.shape == (12, 16)
             assert set(np.unique(stored)) <= set(np.unique(ids))
         assert row.image_size == (12, 16)
+        assert row.raw_size == (24, 32)
         assert row.label_size == stored.shape
         assert list(row.pixels) == [int((stored == index).sum()) for index in range(19)]
         assert (row.image_sha256, row.label_sha256) == (
@@ -73,7 +76,7 @@ def test_output_is_what_the_contract_says(streets, tmp_path):
 def test_manifest_file_has_the_promised_columns(streets, tmp_path):
     manifest = prepare(raw_trees.config("cityscapes"), streets, tmp_path / "out")
     table = pyarrow.parquet.read_table(tmp_path / "out/manifest.parquet")
-    sizes = {f"{kind}_{side}" for kind in ("image", "label") for side in ("height", "width")}
+    sizes = {f"{kind}_{side}" for kind in ("image", "label", "raw") for side in ("height", "width")}
     others = {"split", "key", "image", "label", "image_sha256", "label_sha256", "pixels"}
     assert set(table.column_names) == sizes | others
     assert str(table.schema.field("pixels").type) == "list<element: int64>"
@@ -85,7 +88,9 @@ def test_manifest_file_has_the_promised_columns(streets, tmp_path):
     assert described["classes"]["names"] == list(CLASS_TABLES["cityscapes19"].names)
     loaded = load_manifest(tmp_path / "out")
     assert loaded.all_rows == manifest.all_rows
-    assert loaded.fingerprint == manifest.fingerprint
+    assert loaded.fingerprint == manifest.fingerprint == read_fingerprint(tmp_path / "out")
+    larger = [replace(row, raw_size=(48, 64)) for row in loaded.all_rows]
+    assert fingerprint(manifest.names, larger) != manifest.fingerprint
     with pytest.raises(DataError, match="no split 'test', there are train, val"):
         loaded.rows("test")
 

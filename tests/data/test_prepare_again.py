@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import raw_trees
 
-from ecocseg.data.manifest import load_manifest
+from ecocseg.data.manifest import load_manifest, read_fingerprint
 from ecocseg.data.prepare import is_prepared, prepare
 from ecocseg.errors import DataError, UserError
 from ecocseg.files import sha256_file
@@ -43,6 +43,19 @@ def test_a_finished_preparation_is_kept_and_a_changed_one_is_done_anew(streets, 
     assert manifest.splits == {"val": 3}
     assert not (out / "images/train").exists()
     assert not (out / "overlay_train.png").exists()
+
+
+def test_data_prepared_by_an_earlier_version_is_prepared_again(streets, tmp_path):
+    out = tmp_path / "out"
+    config = raw_trees.config("cityscapes")
+    manifest = prepare(config, streets, out)
+    path = out / "dataset.json"
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    assert not is_prepared(config, out)
+    for read in (load_manifest, read_fingerprint):
+        with pytest.raises(DataError, match=r"of schema 2.*run the stages fetch and preprocess"):
+            read(out)
+    assert prepare(config, streets, out).fingerprint == manifest.fingerprint
 
 
 def test_only_missing_files_are_made_again(streets, tmp_path):

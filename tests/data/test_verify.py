@@ -68,6 +68,24 @@ def test_label_of_another_size(streets):
     only(faults_of(streets), path, "is 30x24", "32x24", "same size")
 
 
+def test_a_game_frame_of_another_size_than_its_label_is_left_out_by_its_key(tmp_path):
+    raw_trees.gta(tmp_path, 3)
+    odd = tmp_path / "labels/00002.png"
+    raw_trees.save(odd, raw_trees.labels(2, raw_trees.LABEL_IDS, 22, 32))
+    # A pair whose two files share another size is sound.
+    raw_trees.save(tmp_path / "images/00003.png", raw_trees.photo(3, 22, 32))
+    raw_trees.save(tmp_path / "labels/00003.png", raw_trees.labels(3, raw_trees.LABEL_IDS, 22, 32))
+    only(faults_of(tmp_path, "gta"), odd, "is 32x22", "32x24", 'exclude: ["00002"]')
+    splits = {"train": {"exclude": ["00002"]}}
+    assert faults_of(tmp_path, "gta", splits=splits) == []
+    config = raw_trees.config("gta", splits=splits, size=[12, 16], keep_ratio=True)
+    rows = prepare(config, tmp_path, tmp_path / "out").all_rows
+    assert [(row.key, row.image_size, row.raw_size) for row in rows] == [
+        ("00001", (12, 16), (24, 32)),
+        ("00003", (11, 16), (22, 32)),
+    ]
+
+
 def test_unknown_class_value(streets):
     path = first(streets, "*_labelIds.png")
     raw_trees.save(path, raw_trees.labels(0, (7, 11, 26, 77)))

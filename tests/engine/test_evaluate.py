@@ -74,6 +74,25 @@ def test_slide_against_a_naive_implementation(encoding, batch):
     assert torch.equal(got[0][clear], order[0][clear])
 
 
+def test_slide_of_logits_decides_on_the_mean_logits(encoding):
+    """As mmsegmentation does; the windows' borders make it another result than mean scores."""
+    image = torch.rand(1, 3, 21, 34, generator=torch.Generator().manual_seed(0))
+    model = Net(encoding.channels)
+    config = EvaluationConfig(mode="slide", window=(10, 16), stride=(7, 10), average="logits")
+    with torch.no_grad():
+        got = predict_slide(model, encoding, image, (42, 68), config)
+        total, visits = torch.zeros(encoding.channels, 21, 34), torch.zeros(21, 34)
+        for top in (0, 7, 11):
+            for left in (0, 10, 18):
+                window = model(image[..., top : top + 10, left : left + 16])[0]
+                total[:, top : top + 10, left : left + 16] += window
+                visits[top : top + 10, left : left + 16] += 1
+        mean = F.interpolate((total / visits)[None], (42, 68), mode="bilinear")
+    assert (got == encoding.decode(mean)).float().mean() > 0.999
+    scores = predict_slide(model, encoding, image, (42, 68), replace(config, average="scores"))
+    assert (got != scores).any()
+
+
 def test_slide_with_one_window_is_whole(encoding, rows):
     model = Net(encoding.channels)
     whole = evaluate(model, encoding, rows, EvaluationConfig(), CPU)

@@ -188,9 +188,79 @@ def test_bf16_trains(tiny_run):
     assert all(p.dtype == torch.float32 for p in run.trainer.student.parameters())
 
 
+def last_state(run):
+    events = [e for e in run.events() if isinstance(e, CheckpointEvent)]
+    return events[-1].state
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("method", ["mic", "fixmatch"])
+def test_activation_checkpointing_changes_no_number(tiny_run, method):
+    """Weights, batch statistics and the teacher, bit for bit."""
+    plain = last_state(tiny_run(method, "ecoc", steps=2, quality=0.5))
+    saving = last_state(
+        tiny_run(method, "ecoc", steps=2, quality=0.5, activation_checkpointing=True)
+    )
+    assert same(plain["student"], saving["student"])
+    if plain["teacher"] is not None:
+        assert same(plain["teacher"], saving["teacher"])
+
+
+def test_micro_batches_add_up_to_the_batchs_gradient(tiny_run):
+    """Without batch statistics and dropout the parts' mean gradient is the batch's."""
+    optim = OptimConfig(name="sgd", lr=0.5, momentum=0.0, weight_decay=0.0, head_lr_factor=1.0)
+    moved, losses = [], []
+    for parts in (1, 2):
+        run = tiny_run(
+            "supervised", "one-hot", steps=1, micro_batches=parts, optim=optim, double=True
+        )
+        network = run.trainer.student
+        network.train = lambda mode=True, network=network: torch.nn.Module.train(network, False)
+        before = [p.detach().clone() for p in network.parameters()]
+        event = next(e for e in run.events() if isinstance(e, StepEvent))
+        losses.append(event.metrics["loss"])
+        moved.append([new.detach() - old for new, old in
+                      zip(network.parameters(), before, strict=True)])  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    for whole, parts in zip(*moved, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-7, atol=1e-12)
+    assert max(float(m.abs().max()) for m in moved[0]) > 1e-6
+
+
+@pytest.mark.parametrize("method", ["dacs", "daformer"])
+def test_micro_batches_train_every_method(tiny_run, method):
+    run = tiny_run(method, "ecoc", steps=2, micro_batches=2, quality=0.5)
+    metrics = [e.metrics for e in run.events() if isinstance(e, StepEvent)]
+    assert all(m["loss"] > 0 for m in metrics)
+    parts = [
+        m for name, m in metrics[-1].items() if name.startswith("loss/") and "feat" not in name
+    ]
+    features = metrics[-1].get("loss/features", 0.0)
+    # The source summand's own log holds no feature distance.
+    assert metrics[-1]["loss"] == pytest.approx(sum(parts) + features, rel=1e-5)
+
+
+def test_the_frozen_network_is_the_student_before_training(tiny_run):
+    run = tiny_run("daformer", "one-hot", steps=3)
+    trainer = run.trainer
+    before = {k: v.clone() for k, v in trainer.student.state_dict().items()}
+    state = last_state(run)
+    assert same(before, trainer.reference.state_dict())
+    assert not same(before, trainer.student.state_dict())
+    assert not trainer.reference.training
+    assert "reference" not in state
+    assert tiny_run("dacs", "one-hot", steps=3).trainer.reference is None
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ({"steps": 9, "micro_batches": 3}, "a divisor of labelled_batch (2)"),
+        ({"steps": 9, "gpus": 0}, "schedule.gpus: got 0"),
         ({"steps": 0}, "schedule.steps: got 0"),
         ({"steps": 9, "unlabelled_batch": -1}, "schedule.unlabelled_batch: got -1"),
         ({"steps": 9, "ema_decay": 1.0}, "schedule.ema_decay"),

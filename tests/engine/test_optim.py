@@ -93,3 +93,26 @@ def test_position_embeddings_are_not_decayed(tiny_model_config):
 def test_values_out_of_range(values, field):
     with pytest.raises(ConfigError, match=rf"optim\.{field}: "):
         from_mapping(OptimConfig, values, "optim")
+
+
+def test_what_weight_decay_leaves_out():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            self.encoder.pos_embed = nn.Parameter(torch.zeros(1, 4, 2, 2))
+            self.head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
+
+    net = Net()
+    norms = {"encoder.1.weight", "encoder.1.bias", "head.0.weight", "head.0.bias"}
+    expected = {
+        "norms": norms | {"encoder.pos_embed"},
+        "vectors": norms | {"encoder.pos_embed", "encoder.0.bias", "head.1.bias"},
+        "nothing": set(),
+    }
+    for which, names in expected.items():
+        optimizer = build_optimizer(OptimConfig(weight_decay=0.1, undecayed=which), net)
+        left_out = {
+            id(p) for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]
+        }
+        assert {name for name, p in net.named_parameters() if id(p) in left_out} == names

@@ -27,6 +27,7 @@ def step(run, batch, seed=0, autocast=False):
     context = Context(
         student=trainer.student,
         teacher=trainer.teacher,
+        reference=trainer.reference,
         encoding=run.encoding,
         step=0,
         steps=10,

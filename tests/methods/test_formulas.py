@@ -4,63 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from method_parts import NAMES, H, PixelNet, W, context, generator, sample
 from torch.nn import functional as F
 
 from ecocseg.data.augment import strong_view
 from ecocseg.data.mixing import class_mask, cutmix_mask
-from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
 from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
-from ecocseg.methods.base import Context
-
-NAMES = ("road", "sidewalk", "building", "wall", "fence")
-H, W = 12, 16
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def sample(seed, labelled, batch=2, size=(H, W)):
-    random = generator(seed)
-    labels = torch.randint(0, len(NAMES), (batch, *size), generator=random)
-    labels[torch.rand(batch, *size, generator=random) < 0.2] = 255
-    valid = torch.ones(batch, *size, dtype=torch.bool)
-    valid[-1, :, -3:] = False
-    if not labelled:
-        labels = torch.full_like(labels, 255)
-    images = torch.rand(batch, 3, *size, generator=random) * valid[:, None]
-    return Sample(images=images, labels=labels, valid=valid)
-
-
-class PixelNet(nn.Module):
-    """A network without memory or chance; counts the modes in which it was called."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.layer = nn.Conv2d(3, channels, 3, padding=1)
-        nn.init.normal_(self.layer.weight, std=1.5, generator=generator(channels))
-        self.modes = []
-
-    def forward(self, images):
-        self.modes.append(self.training)
-        return self.layer(images)
-
-
-def context(encoding, **fields):
-    return Context(
-        **{
-            "student": PixelNet(encoding.channels),
-            "teacher": None,
-            "encoding": encoding,
-            "step": 0,
-            "steps": 10,
-            "random": generator(4),
-        }
-        | fields
-    )
 
 
 @pytest.mark.parametrize("name", ["one-hot", "ecoc"])
@@ -73,7 +24,8 @@ def test_dacs_mixed_batch_against_a_loop(name):
     threshold = float(encoding.pseudo_label(teacher(target.images)).confidence.median()) + 1e-4
     encoding = build_encoding(name, {**options, "quality_threshold": threshold}, NAMES)
     method = build_method("dacs", {"jitter_strength": 0.0})
-    images, targets, weight, _ = method.mixed(context(encoding, teacher=teacher), source, target)
+    given = context(encoding, teacher=teacher)
+    images, targets, weight = method.mixed(given, source, target, method.teach(given, target))
 
     with torch.no_grad():
         logits = teacher(target.images)
@@ -123,7 +75,8 @@ def test_dacs_images_are_pasted_by_the_same_mask():
     exact = 0
     for seed in range(8):
         fields = {"teacher": PixelNet(5), "random": generator(seed)}
-        images, *_ = method.mixed(context(encoding, **fields), source, target)
+        given = context(encoding, **fields)
+        images, *_ = method.mixed(given, source, target, method.teach(given, target))
         mask = class_mask(source.labels, generator(seed))[:, None]
         exact += torch.equal(images, torch.where(mask, source.images, target.images))
     # The batch is blurred every other time.
@@ -141,7 +94,8 @@ def test_dacs_sums_the_source_loss_and_the_weighted_mixed_loss():
     )
     ce = F.cross_entropy(student(source.images), source.labels, ignore_index=255, reduction="sum")
     torch.testing.assert_close(first.value, ce / source.labels.numel())
-    images, targets, weight, _ = method.mixed(context(encoding, teacher=teacher), source, target)
+    given = context(encoding, teacher=teacher)
+    images, targets, weight = method.mixed(given, source, target, method.teach(given, target))
     pixels = F.cross_entropy(student(images), targets, ignore_index=255, reduction="none")
     torch.testing.assert_close(second.value, (pixels * weight).mean())
 

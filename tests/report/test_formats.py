@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report.formats import csv_text, html_page, latex, markdown, markdown_table, write_all
+from pipeline.report.parts import Column, Row, Table
 from pipeline.report.scores import Statistic
-from pipeline.report.tables import Column, Row, Table
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = ["road", "sidewalk", "traffic light", "A & B_c 50%", "ghost"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ecocseg.errors import ConfigError, DataError, UserError
-from pipeline.report.notes import protocol_text
+from pipeline.report.protocols import protocol_text
 
 TWO = ["road", "car"]
 

@@ -14,8 +14,10 @@ LIST_OPTIONS = frozenset({"list", "missing", "exclude"})
 
 `list`: a text file (in the data set's folder, or absolute), one image per line, of which only the
 name counts. `missing`: `error` or `skip` for listed images that have no file at all. `exclude`:
-keys left out.
+keys left out, in quotes where they are digits (YAML reads 02154 as the number 1132).
 """
+TRAIN_IDS_SUFFIX = "_labelTrainIds"
+"""Of files that the published UDA code writes beside the labels of GTAv and SYNTHIA."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,16 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def find(
-    folder: Path, extensions: frozenset[str], suffix: str = "", whole_path: bool = False
+    folder: Path,
+    extensions: frozenset[str],
+    suffix: str = "",
+    whole_path: bool = False,
+    without: str = "",
 ) -> Found:
     """Find the files of a folder by key: the name without `suffix` and extension.
 
     With `whole_path` the key keeps the folders below `folder`. Extensions count in either case;
-    other files are passed over.
+    other files, and names that end in `without`, are passed over.
     """
     found = Found(folder)
     if not folder.is_dir():
@@ -110,6 +116,8 @@ def find(
         return found
     for path in walk(folder):
         if path.suffix.lower() not in extensions or not path.stem.endswith(suffix):
+            continue
+        if without and path.stem.endswith(without):
             continue
         relative = path.relative_to(folder).with_suffix("") if whole_path else Path(path.stem)
         key = relative.as_posix().removesuffix(suffix)
@@ -163,6 +171,14 @@ def pair(
         else:
             items.append(Item(key, image, label))
     return Listing(tuple(items), tuple(faults), skipped)
+
+
+def with_keys(
+    options: Mapping[str, Any], key_of: Callable[[str, Mapping[str, Any]], str]
+) -> dict[str, Any]:
+    """The options with what `exclude` names spelled as keys."""
+    excluded = [key_of(str(name), options) for name in options.get("exclude") or ()]
+    return {**options, "exclude": excluded}
 
 
 def read_list(

@@ -1,0 +1,102 @@
+"""Encoders by name, from segmentation-models-pytorch and timm, and what is wrong with a name."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ecocseg.errors import ConfigError, UserError
+from ecocseg.models.config import ModelConfig
+from ecocseg.models.weights import is_file
+
+LEVELS = 4
+"""Maps, at strides 4, 8, 16 and 32, that DAFormer's decoder and HRDA's attention take."""
+
+
+def library_weights(config: ModelConfig) -> str | bool | None:
+    """What the library is asked for: the name of a set of weights, True for timm's one, or None.
+
+    Raises ConfigError for an unknown encoder or set of weights.
+    """
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    ours = get_encoder_names()
+    timms = config.encoder.startswith("tu-")
+    # Its "timm-" names are old aliases of "tu-" ones.
+    if not timms and config.encoder not in ours and not config.encoder.startswith("timm-"):
+        raise _unknown_encoder(config.encoder, ours)
+    # What follows the dot is a tag: one of several sets of weights for an architecture.
+    if timms and not timm.is_model(config.encoder[3:].partition(".")[0]):
+        raise _unknown_encoder(config.encoder, [f"tu-{name}" for name in timm.list_models()])
+    if config.weights == "none" or is_file(config.weights):
+        return None
+    if timms and config.weights != "imagenet":
+        raise ConfigError(
+            f"model.weights: got {config.weights!r}, allowed for timm's encoders is none, imagenet "
+            f"or a file; a tag of timm's goes with the encoder: model.encoder={config.encoder}.TAG"
+        )
+    return True if timms else config.weights
+
+
+def build_encoder(config: ModelConfig, weights: str | bool | None) -> nn.Module:
+    """The encoder alone, with the library's `weights`; deeplabv2's has its output stride."""
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    stride = (config.output_stride or 8) if config.decoder == "deeplabv2" else 32
+    encoder: nn.Module = get_encoder(config.encoder, weights=weights, output_stride=stride)
+    return encoder
+
+
+def level_channels(encoder: nn.Module, config: ModelConfig) -> Sequence[int]:
+    """Channels of the encoder's last four maps; ConfigError when it has fewer."""
+    everything: Any = encoder.out_channels
+    channels = list(everything)[-LEVELS:]
+    if len(channels) < LEVELS or 0 in channels:
+        raise ConfigError(
+            f"model.encoder: got {config.encoder!r}, whose maps have {everything} channels; the "
+            f"decoder {config.decoder!r} takes four maps at strides 4, 8, 16 and 32, as mit_b5 and "
+            "the ResNets have them"
+        )
+    return channels
+
+
+@contextmanager
+def explained(config: ModelConfig) -> Iterator[None]:
+    """Turn what the libraries raise while they build into errors for the user."""
+    try:
+        yield
+    except UserError:
+        raise
+    except KeyError as error:
+        raise ConfigError(f"model.weights: {error.args[0]}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _explanation(error, config) from error
+
+
+def _unknown_encoder(name: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return ConfigError(
+        f"model.encoder: unknown encoder {name!r}; {hint}Allowed are the encoders of "
+        'segmentation-models-pytorch, and with "tu-" in front those of timm'
+    )
+
+
+def _explanation(error: Exception, config: ModelConfig) -> UserError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    asked = config.weights != "none" and not is_file(config.weights)
+    # Hugging Face's error for a file that is not at hand offline is an OSError and a ValueError.
+    if isinstance(error, OSError) or (asked and isinstance(error, RuntimeError)):
+        return UserError(
+            f"model.weights: {config.weights!r} for the encoder {config.encoder!r} could not be "
+            f"had ({reason}). Connect once so that they are downloaded, or give a local file "
+            "(model.weights=/path/to/file.pth), or train from scratch (model.weights=none)"
+        )
+    return ConfigError(
+        f"model: encoder {config.encoder!r}, decoder {config.decoder!r}, decoder_channels "
+        f"{config.decoder_channels} and output_stride {config.output_stride} do not go together "
+        f"({reason}); change one of them"
+    )

@@ -1,0 +1,91 @@
+"""What every network is: an encoder, a decoder and a head between images and logits."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ecocseg.types import Head, Outputs
+
+STRIDE = 32
+"""Encoders want images whose sides are multiples of this."""
+
+
+class Segmenter(nn.Module):
+    """Images in 0..1 to logits of K channels at the size of the images.
+
+    The images are normalised by ImageNet's mean and deviation and padded to a multiple of 32
+    inside; logits are upsampled bilinearly, so that bits and classes are decided at full size
+    (method.md, section 2).
+
+    `encoder` maps images to a list of maps, of which `decoder` makes one and `head`, whose last
+    module gives K channels, logits.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    head: nn.Sequential
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Sequential) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.head = encoder, decoder, head
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), False)
+        self.register_buffer(
+            "deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), False
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B,3,H,W] in 0..1 to logits [B,K,H,W]."""
+        return self._predict(images)[0]
+
+    def outputs(self, images: Tensor, random: torch.Generator) -> Outputs:
+        """What is learnt from images [B,3,H,W]: one head over the whole of them.
+
+        The features [B,C,h,w] are those of the padded images. `random` is a CPU generator for
+        networks that draw a crop; here it is left as it is.
+        """
+        logits, features = self._predict(images)
+        height, width = images.shape[-2:]
+        whole = Head(logits=logits, rows=slice(0, height), columns=slice(0, width), weight=1.0)
+        padded = width + -width % STRIDE
+        return Outputs(heads=(whole,), features=features, stride=padded // features.shape[-1])
+
+    def features(self, images: Tensor) -> Tensor:
+        """The features of `outputs` alone."""
+        last: Tensor = self.encoder(pad_to_multiple(self.normalise(images), STRIDE))[-1]
+        return last
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """By ImageNet's mean and deviation, as the encoders' weights expect it."""
+        return (images - self.mean) / self.deviation
+
+    def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B,K,H,W] and the last map of the encoder."""
+        height, width = images.shape[-2:]
+        padded = pad_to_multiple(self.normalise(images), STRIDE)
+        maps = self.encoder(padded)
+        logits = upsample(self.head(self.decoder(maps)), padded.shape[-2:])
+        return logits[..., :height, :width], maps[-1]
+
+
+def pad_to_multiple(images: Tensor, multiple: int, least: tuple[int, int] = (0, 0)) -> Tensor:
+    """Images [B,C,H,W] with the border repeated to the right and below.
+
+    The sides become multiples of `multiple` and not smaller than `least` rounded up to one.
+    """
+    height, width = images.shape[-2:]
+    bottom, right = (
+        max(side, smallest) - side + -max(side, smallest) % multiple
+        for side, smallest in zip((height, width), least, strict=True)
+    )
+    if bottom or right:
+        images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+    return images
+
+
+def upsample(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Logits [B,K,h,w] at `size`, bilinear."""
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
