@@ -1,5 +1,6 @@
 """Where results come from: code revision, versions, machine."""
 
+import os
 import platform
 import re
 import resource
@@ -48,6 +49,38 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e6
     # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def used_memory(device: torch.device) -> dict[str, Any]:
+    """Peak memory in MB of 10^6 bytes: what PyTorch had allocated and reserved, what the GPU has.
+
+    On a CPU allocated is the process's, and the others are None.
+    """
+    found = {"device": str(device), "allocated_mb": peak_memory_mb(device)}
+    if device.type != "cuda":
+        return found | {"reserved_mb": None, "device_mb": None}
+    total = torch.cuda.get_device_properties(device).total_memory
+    reserved = torch.cuda.max_memory_reserved(device)
+    return found | {"reserved_mb": reserved / 1e6, "device_mb": total / 1e6}
+
+
+def memory_holders(device: torch.device) -> list[str]:
+    """Other processes that hold memory of a GPU, in words; empty where nobody can say."""
+    query = ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory,process_name"]
+    try:
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+        listed = subprocess.run(
+            [*query, "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=9
+        ).stdout
+    # No NVIDIA tool, no GPU of that kind, or a driver that does not answer.
+    except (OSError, subprocess.SubprocessError, RuntimeError, AssertionError, AttributeError):
+        return []
+    found = []
+    for line in listed.splitlines():
+        owner, pid, used, name = (part.strip() for part in (*line.split(",", 3), "", "", "")[:4])
+        if uuid in owner and pid != str(os.getpid()):
+            found.append(f"process {pid} ({name}) {used}")
+    return found
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ LAYOUTS = ("per_class", "grid", "cost")
 _FIELDS = ("name", "title", "description", "layout", "means", "selection", "cells")
 _OPTIONAL_FIELDS = ("sections", "mixed_protocols", "reference")
 _CELL_FIELDS = ("label", "overrides")
-_OPTIONAL_CELL_FIELDS = ("column", "paper", "ranked", "section", "group", "also")
+_OPTIONAL_CELL_FIELDS = ("column", "paper", "ranked", "section", "group", "also", "deviation")
 
 
 def load_experiment(name: str) -> dict[str, Any]:
@@ -95,6 +95,8 @@ def report_of(
         "selection": experiment["selection"],
         "order": order,
         "overrides": list(overrides),
+        # What keeps the cell itself from being the paper's, in words.
+        "deviation": entry.get("deviation"),
     }
 
 

@@ -14,9 +14,10 @@ from ecocseg.errors import ConfigError, DataError
 from ecocseg.files import atomic_write, sha256_file
 from ecocseg.models.weights import is_file
 from pipeline.compose import compose_config, load_yaml, names
+from pipeline.cost import run_cost
 from pipeline.experiments import load_experiment, report_of
 from pipeline.params import Params
-from pipeline.spec import Components, RunSpec, clean_config, relative_cost, validate
+from pipeline.spec import Components, RunSpec, clean_config, validate
 
 PLAN_FILE = Path("results/plan.jsonl")
 
@@ -143,13 +144,13 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
 
 
 def plan_row(spec: RunSpec, components: Components, report: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as one line of plan.jsonl."""
+    """A run as one line of plan.jsonl; its cost is in 10^12 multiply-accumulates."""
     return {
         "run_id": spec.run_id,
         "experiment": spec.experiment,
         "cell": spec.cell,
         "seed": spec.seed,
-        "cost": round(relative_cost(components, spec.config), 3),
+        "cost": round(run_cost(components, spec.config), 3),
         "spec": spec.to_dict(),
         "report": dict(report),
     }

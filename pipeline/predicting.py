@@ -45,7 +45,8 @@ def predict(
     # The checkpoint replaces every weight: none need be fetched for it.
     untrained = replace(components.model, weights="none")
     model = build_model(untrained, encoding.channels).to(device).eval()
-    folder = run_directory(results, run_id)
+    # The network of a run that was not computed itself is that of its original.
+    folder = run_directory(results, record.get("same_as", run_id))
     state = checkpoint.load(folder / (BEST if weights == "best" else LAST), device)
     state = state["student"] if weights == "best" else state["trainer"][_role(weights)]
     if state is None:

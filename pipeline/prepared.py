@@ -81,6 +81,15 @@ class Prepared:
             ),
         )
 
+    def network(self) -> dict[str, Any]:
+        """What the network costs for one labelled crop: parameters, macs, size."""
+        # Imported here: it imports the model libraries, which a run has done by now.
+        from ecocseg.models.cost import network_cost
+
+        size = self.components.benchmark.labelled_transform.crop
+        cost = network_cost(self.components.model, self.encoding.channels, size)
+        return {"parameters": cost.parameters, "macs": cost.macs, "size": list(size)}
+
     def protocol(self) -> dict[str, Any]:
         """What a score must share with another one to be compared with it."""
         evaluated = self.components.benchmark.evaluated

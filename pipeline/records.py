@@ -33,7 +33,18 @@ _FIELDS: dict[str, type] = {
     "timing": dict,
 }
 # Came later: records without them stay readable.
-_OPTIONAL_FIELDS: dict[str, type] = {"diagnostics": dict}
+_OPTIONAL_FIELDS: dict[str, type] = {
+    "diagnostics": dict,
+    # parameters, macs (multiply-accumulates) for an image of size
+    "network": dict,
+    # The run that was computed: this record is a copy of that one's, of equal content.
+    "same_as": str,
+}
+_NETWORK: dict[str, type | tuple[type, ...]] = {
+    "parameters": int,
+    "macs": (int, float),
+    "size": list,
+}
 _PROTOCOL_FIELDS = ("dataset", "split", "images", "mode", "image_size", "label_size", "fingerprint")
 _DIAGNOSTICS = {"pixels": int, "rank": list, "bits": dict, "classes": dict, "labels": dict}
 _VOLATILE_FIELDS = ("environment", "timing")
@@ -146,6 +157,11 @@ def _validate(record: Any, path: Path) -> None:
         fail(unknown[0], f"is unknown; allowed {', '.join(_FIELDS | _OPTIONAL_FIELDS)}")
     if not _RUN_ID.fullmatch(record["run_id"]):
         fail("run_id", f"got {record['run_id']!r}, allowed letters, digits and _ . = -")
+    if "same_as" in record and not _RUN_ID.fullmatch(record["same_as"]):
+        fail("same_as", f"got {record['same_as']!r}, allowed a run id")
+    for name, numbers in _NETWORK.items():
+        if "network" in record and not isinstance(record["network"].get(name), numbers):
+            fail(f"network.{name}", f"got {record['network'].get(name)!r:.60}")
     if path.stem != record["run_id"]:
         fail("run_id", f"got {record['run_id']!r} in a file of another name")
     for name in _PROTOCOL_FIELDS:

@@ -4,6 +4,7 @@ State lies in the run's directory only, so it may be killed at any moment and ca
 or on another machine that sees the same storage: it goes on from the last checkpoint.
 """
 
+import json
 import platform
 import time
 from collections.abc import Mapping
@@ -16,15 +17,25 @@ import torch
 from ecocseg.diagnostics import diagnose, evenly_spaced
 from ecocseg.engine import checkpoint
 from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent, StepEvent
+from ecocseg.errors import UserError
 from ecocseg.files import atomic_write, require_space
 from ecocseg.iou import mean_iou
-from pipeline.environment import describe, peak_memory_mb, pick_device
+from pipeline.deviations import deviations
+from pipeline.environment import describe, peak_memory_mb, pick_device, used_memory
+from pipeline.exhausted import out_of_memory_explained
 from pipeline.locks import RunLock
 from pipeline.pictures import save_panel, save_pseudo_labels
 from pipeline.prepared import Prepared
 from pipeline.records import SCHEMA, is_finished, write_record
 from pipeline.spec import RunSpec
-from pipeline.status import RunStatus, read_status, record_file, run_directory, write_status
+from pipeline.status import (
+    RunStatus,
+    mark_failed,
+    read_status,
+    record_file,
+    run_directory,
+    write_status,
+)
 from pipeline.tracking import RunTracker, TrackingConfig
 
 LAST, BEST = "last.pt", "best.pt"
@@ -33,19 +44,26 @@ _SMOKE_STEPS, _SMOKE_IMAGES = 2, 2
 
 
 def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Two steps and a small evaluation of a cell; leaves a mark so that it is not done again."""
+    """Two steps and a small evaluation of a cell; leaves a mark so that it is not done again.
+
+    The mark holds what memory they took. Raises UserError when the GPU has too little.
+    """
     spec = RunSpec.from_dict(row["spec"])
-    run = Prepared(spec, Path(settings["data_root"]), pick_device(settings["device"]))
-    for _ in run.events(run.trainer(_SMOKE_STEPS), _SMOKE_IMAGES):
-        pass
-    atomic_write(record_file(Path(settings["results"]) / "smoke", row["run_id"]), "{}\n")
+    device = pick_device(settings["device"])
+    with out_of_memory_explained(spec, device):
+        run = Prepared(spec, Path(settings["data_root"]), device)
+        for _ in run.events(run.trainer(_SMOKE_STEPS), _SMOKE_IMAGES):
+            pass
+    mark = record_file(Path(settings["results"]) / "smoke", row["run_id"])
+    atomic_write(mark, json.dumps(used_memory(device)) + "\n")
 
 
 def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Train `row` of the plan to its record, from its last checkpoint if there is one.
 
     `settings`: data_root and results (absolute folders), device, tracking (fields of
-    TrackingConfig), git (revision of the code). Raises UserError for what the user can mend.
+    TrackingConfig), git (revision of the code). Raises UserError for what the user can mend; the
+    status then says why the run failed, as it does after any other exception.
     """
     results = Path(settings["results"])
     records, run_dir = results / "records", run_directory(results, row["run_id"])
@@ -53,23 +71,37 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     with RunLock(run_dir / "lock"):
         if is_finished(records, row["run_id"]):
             return
-        _Execution(row, settings, run_dir, records).go()
+        try:
+            device = pick_device(settings["device"])
+            with out_of_memory_explained(RunSpec.from_dict(row["spec"]), device):
+                _Execution(row, settings, run_dir, records, device).go()
+        except UserError as error:
+            mark_failed(run_dir, str(error))
+            raise
+        except Exception as error:
+            mark_failed(run_dir, f"{type(error).__name__}: {error}")
+            raise
 
 
 class _Execution:
     """The state of one attempt at a run."""
 
     def __init__(
-        self, row: Mapping[str, Any], settings: Mapping[str, Any], run_dir: Path, records: Path
+        self,
+        row: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        run_dir: Path,
+        records: Path,
+        device: torch.device,
     ) -> None:
         self.row, self.settings, self.run_dir, self.records = row, settings, run_dir, records
+        self.device = device
         self.begun = time.time()
         earlier = read_status(run_dir)
         self.status = RunStatus(
             state="running", attempt=earlier.attempt + 1 if earlier else 1, node=platform.node()
         )
         write_status(run_dir, self.status)
-        self.device = pick_device(settings["device"])
         self.run = Prepared(
             RunSpec.from_dict(row["spec"]), Path(settings["data_root"]), self.device
         )
@@ -188,8 +220,8 @@ class _Execution:
 
     def _record(self) -> dict[str, Any]:
         spec = self.run.spec
-        report = self.row["report"]
-        overrides = list(report.get("overrides", ()))
+        report, bf16 = self.row["report"], self.trainer.autocast == torch.bfloat16
+        differs = deviations(report, spec.config["schedule"], bf16=bf16)
         return {
             "schema": SCHEMA,
             "run_id": self.row["run_id"],
@@ -203,9 +235,11 @@ class _Execution:
             "curves": {"train": self.results["train"], "eval": self.results["eval"]},
             "diagnostics": self._diagnostics(),
             "data": dict(spec.data),
-            "paper_exact": report.get("paper") is not None and not overrides,
-            "deviations": overrides,
-            "environment": describe(self.device, self.settings["git"]),
+            "network": self.run.network(),
+            "paper_exact": report.get("paper") is not None and not differs,
+            "deviations": differs,
+            "environment": describe(self.device, self.settings["git"])
+            | {"precision": "bf16" if bf16 else "fp32"},
             "timing": {
                 "seconds": self._seconds(),
                 "steps_per_second": self._speed or 0.0,

@@ -18,7 +18,7 @@ from ecocseg.version import RESULTS_VERSION
 
 COMPONENTS = ("benchmark", "model", "encoding", "method", "schedule")
 # Settings of a schedule that decide how fast a run is, never what comes out of it.
-_SPEED_ONLY = ("loader_workers",)
+SPEED_ONLY = ("loader_workers", "activation_checkpointing", "gpus")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class RunSpec:
     def digest(self) -> str:
         """SHA-256 of the content: names of experiment and cell are not part of it."""
         config = json.loads(json.dumps(self.config))
-        for name in _SPEED_ONLY:
+        for name in SPEED_ONLY:
             config["schedule"].pop(name, None)
         content = {
             "config": config,
@@ -117,18 +117,3 @@ def validate(config: Mapping[str, Any]) -> Components:
         method=from_mapping(method_config, method, "method"),
         schedule=from_mapping(FitConfig, config["schedule"], "schedule"),
     )
-
-
-def relative_cost(components: Components, config: Mapping[str, Any]) -> float:
-    """Megapixels that the run pushes through the network: orders runs, longest first."""
-    schedule, benchmark = components.schedule, components.benchmark
-    labelled = schedule.labelled_batch * _area(benchmark.labelled_transform.crop)
-    total = 3.0 * labelled
-    if config["method"]["name"] != "supervised" and benchmark.unlabelled_transform is not None:
-        # One pass of the teacher, one forward and backward of the student.
-        total += 4.0 * schedule.unlabelled_batch * _area(benchmark.unlabelled_transform.crop)
-    return schedule.steps * total / 1e6
-
-
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]

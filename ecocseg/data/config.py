@@ -59,7 +59,7 @@ class DatasetConfig:
     source: str = ""
     """Name of the raw folder and of the entry in `data.sources`; the data set's name if empty."""
     size: tuple[int, int] | None = None
-    """[H, W] of the stored images in pixels; None keeps them as they are."""
+    """[H, W] in pixels at which training reads the images; None keeps them as they are."""
     keep_ratio: bool = False
     """Fit each image inside `size` instead of stretching it to `size`."""
     resize: str = "antialias"

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ecocseg.config import require
 from ecocseg.data.manifest import Row
+from ecocseg.data.resize import bilinear
 from ecocseg.data.sampling import EpochSampler, RareClasses, RareClassSampler
 from ecocseg.data.transforms import (
     Margins,
@@ -26,8 +27,19 @@ from ecocseg.types import IGNORE
 
 
 def read_image(row: Row) -> Tensor:
-    """The stored image, RGB uint8 [3,H,W]; DataError when the file is gone or damaged."""
-    return torch.from_numpy(_read(row.image, "RGB")).permute(2, 0, 1).contiguous()
+    """The image at `row.image_size`, RGB uint8 [3,H,W]; DataError when the file is damaged."""
+    pixels = _read(row.image, "RGB")
+    if pixels.shape[:2] != row.image_size:
+        pixels = bilinear(pixels, row.image_size)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_stored(row: Row) -> Tensor:
+    """The image as its file holds it, uint8 [3,h,w]: h and w are smaller where it is enlarged.
+
+    A view whose channels lie together, for `random_geometry`, which copies what it crops.
+    """
+    return torch.from_numpy(_read(row.image, "RGB")).permute(2, 0, 1)
 
 
 def read_label(row: Row) -> Tensor:
@@ -60,7 +72,7 @@ class Stream:
     rare_classes: RareClasses | None = None
     """Draws images by their rare classes instead of in passes; for labelled streams."""
     margins: Margins | None = None
-    """Pixels at top, bottom, left and right of the stored image that `Sample.trusted` excludes."""
+    """Pixels at top, bottom, left and right of the whole image that `Sample.trusted` excludes."""
 
     def __post_init__(self) -> None:
         if self.rare_classes is not None and not self.labelled:
@@ -77,7 +89,7 @@ class Stream:
                 and left + right < smallest[1],
                 "method.margins",
                 list(self.margins),
-                "four numbers from 0 up (top, bottom, left, right) that leave some of the stored "
+                "four numbers from 0 up (top, bottom, left, right) that leave some of the whole "
                 f"images, the smallest of which is {smallest[0]}x{smallest[1]}; make them smaller",
             )
 
@@ -109,11 +121,11 @@ class StepBatches(Dataset[dict[str, Sample]]):
         samples = []
         for place, (index, quota) in enumerate(self._drawn(stream, step)):
             row = stream.rows[index]
-            image = read_image(row)
+            image = read_stored(row)
             if stream.labelled:
                 label = read_label(row)
             else:
-                label = torch.full(image.shape[1:], IGNORE, dtype=torch.uint8)
+                label = torch.full(row.image_size, IGNORE, dtype=torch.uint8)
             random = generator(self.seed, "view", stream.name, step, place)
             samples.append(
                 random_geometry(

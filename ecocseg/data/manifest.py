@@ -27,7 +27,10 @@ def processed_dir(data_root: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Row:
-    """One prepared pair; sizes are (height, width) in pixels."""
+    """One prepared pair; sizes are (height, width) in pixels.
+
+    An image is read at `image_size`; its file is smaller where reading enlarges it.
+    """
 
     split: str
     key: str

@@ -35,7 +35,7 @@ from ecocseg.data.manifest import (
 )
 from ecocseg.data.overlay import write_overlay
 from ecocseg.data.parallel import Progress, map_files
-from ecocseg.data.resize import resize_image, resize_label, target_size
+from ecocseg.data.resize import resize_image, resize_label, stored_size, target_size
 from ecocseg.data.verify import fail_on, list_splits, rules_of, verify_raw
 from ecocseg.errors import DataError, UserError
 from ecocseg.files import atomic_path, atomic_write, require_space, sha256_file
@@ -171,11 +171,14 @@ def _full_disk(folder: Path) -> Iterator[None]:
 
 def _bytes_needed(config: DatasetConfig, listings: Mapping[str, Listing]) -> int:
     """An upper estimate: a photograph's PNG takes about 2 bytes a pixel."""
+    pixels = None if config.size is None else config.size[0] * config.size[1]
     total = 0
     for listing in listings.values():
         for item in listing.items:
-            stored = item.image.stat().st_size
-            total += stored if config.size is None else 2 * config.size[0] * config.size[1]
+            raw = item.image.stat().st_size
+            # Never enlarged, and no larger in the format that it has.
+            kept = config.resize == "mmcv" and item.image.suffix.lower() == ".png"
+            total += raw if pixels is None else min(raw, 2 * pixels) if kept else 2 * pixels
             total += item.label.stat().st_size if item.label else 4096
     return total
 
@@ -217,11 +220,12 @@ def _prepare_item(common: _Common, task: _Task) -> Row:
     with Image.open(item.image) as picture:
         raw_size = picture.height, picture.width
         size = target_size(raw_size, common.size, common.keep_ratio)
-        as_is = picture.format in _COPIED and picture.mode == "RGB" and size == raw_size
+        stored = stored_size(raw_size, size, common.resize)
+        as_is = picture.format in _COPIED and picture.mode == "RGB" and stored == raw_size
         suffix = _COPIED[str(picture.format)] if as_is else ".png"
         image = folder / "images" / task.split / f"{item.key}{suffix}"
         if not image.is_file():
-            _write_image(picture, item.image, image, size, None if as_is else common.resize)
+            _write_image(picture, item.image, image, stored, None if as_is else common.resize)
     label = folder / "labels" / task.split / f"{item.key}.png"
     if not label.is_file():
         ids = _train_ids(common.rules, item, size)

@@ -6,6 +6,9 @@ compare: bilinear between the four nearest pixels however much the image shrinks
 pixel floor(i * old / new), the upper left corner of the new one. That moves labels against images
 to the lower right, by half a stored pixel on the mean (GTAv to 1280x704), by a quarter where the
 size halves (Cityscapes to 1024x512): a flaw that all published results share.
+
+With `mmcv` an image that is to be enlarged is stored at its own size, and what a crop shows of it
+is enlarged when it is read: that takes half the time and the disk of reading an enlarged PNG.
 """
 
 from typing import Any
@@ -16,6 +19,7 @@ from PIL import Image
 
 RESIZES = ("antialias", "mmcv")
 _BAND = 16
+_WHOLE = slice(None)
 
 
 def target_size(
@@ -34,13 +38,18 @@ def target_size(
     return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
 
+def stored_size(raw: tuple[int, int], size: tuple[int, int], how: str) -> tuple[int, int]:
+    """Size (height, width) of the file of an image of size `raw` that is read at `size`."""
+    return raw if how == "mmcv" and raw[0] <= size[0] and raw[1] <= size[1] else size
+
+
 def resize_image(image: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
     """An RGB image at `size` (height, width)."""
     if (image.height, image.width) == size:
         return image
     if how == "antialias":
         return image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return Image.fromarray(_bilinear(np.asarray(image), size))
+    return Image.fromarray(bilinear(np.asarray(image), size))
 
 
 def resize_label(ids: NDArray[np.uint8], size: tuple[int, int], how: str) -> NDArray[np.uint8]:
@@ -54,27 +63,34 @@ def resize_label(ids: NDArray[np.uint8], size: tuple[int, int], how: str) -> NDA
     return ids[down[:, None], across]
 
 
-def _bilinear(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Pixels [H,W,3] at `size`: centres on centres, the border continued, halves rounded up."""
-    (above, below, down), (left, right, across) = (
-        _neighbours(old, new) for old, new in zip(pixels.shape, size, strict=False)
-    )
-    result = np.empty((*size, 3), dtype=np.uint8)
+def bilinear(
+    pixels: NDArray[np.uint8],
+    size: tuple[int, int],
+    rows: slice = _WHOLE,
+    columns: slice = _WHOLE,
+) -> NDArray[np.uint8]:
+    """Rows and columns of the pixels [H,W,3] at `size`: plain bilinear, halves rounded up.
+
+    Centres lie on centres, and the border goes on beyond itself.
+    """
+    above, below, down = _neighbours(pixels.shape[0], size[0], rows)
+    left, right, across = _neighbours(pixels.shape[1], size[1], columns)
+    result = np.empty((len(above), len(left), 3), dtype=np.uint8)
     # In bands that stay in the cache: ten times as fast as the whole image at once.
-    for start in range(0, size[0], _BAND):
+    for start in range(0, len(above), _BAND):
         band = slice(start, start + _BAND)
-        rows = _between(pixels[above[band]], pixels[below[band]], down[band, None, None])
-        mixed = _between(rows.take(left, 1), rows.take(right, 1), across[:, None])
+        mixed = _between(pixels[above[band]], pixels[below[band]], down[band, None, None])
+        mixed = _between(mixed.take(left, 1), mixed.take(right, 1), across[:, None])
         mixed += 0.5
         result[band] = mixed
     return result
 
 
 def _neighbours(
-    old: int, new: int
+    old: int, new: int, wanted: slice
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Of each new place along an axis: the two old ones beside it, and the second one's share."""
-    place = ((np.arange(new) + 0.5) * (old / new) - 0.5).clip(0, old - 1)
+    """Of the wanted new places of an axis: the two old ones beside, and the second one's share."""
+    place = ((np.arange(new)[wanted] + 0.5) * (old / new) - 0.5).clip(0, old - 1)
     first = place.astype(np.int64)
     return first, (first + 1).clip(max=old - 1), (place - first).astype(np.float32)
 

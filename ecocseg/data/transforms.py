@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from ecocseg.config import require
+from ecocseg.data.resize import bilinear
 from ecocseg.types import IGNORE
 
 Margins = tuple[int, int, int, int]
@@ -48,7 +49,7 @@ class Sample:
     valid: Tensor
     """False on padding, bool [H,W] or [B,H,W]."""
     trusted: Tensor | None = None
-    """False on padding and where the margins of the stored image lie, bool like `valid`; None when
+    """False on padding and where the margins of the whole image lie, bool like `valid`; None when
     the stream has no margins."""
 
     def to(self, device: torch.device) -> "Sample":
@@ -108,37 +109,53 @@ def random_geometry(
 ) -> Sample:
     """Scale, pad, crop and flip an image uint8 [3,H,W] with its label uint8 [H,W].
 
-    The scale factor is of the image's stored size: with scale [0.5, 2] the long side is between
-    half and twice as long. Padding is black, labelled 255 and not valid. `margins` of the stored
-    image go with it into `trusted`; crop and flip are drawn again while the `quota` is not met.
+    An image that is smaller than its label is enlarged to it, only where the crop lies. The scale
+    factor is of the label's size: with scale [0.5, 2] the long side is between half and twice as
+    long. Padding is black, labelled 255 and not valid. `margins` of the whole image go with it into
+    `trusted`; crop and flip are drawn again while the `quota` is not met.
     """
     maps = [label] if margins is None else [label, inside(label.shape, margins)]
     if config.scale is not None:
         factor = uniform(*config.scale, generator)
         size = [max(1, round(side * factor)) for side in label.shape]
-        image = TF.resize(image, size, antialias=True)
+        image = TF.resize(_enlarged(image, *label.shape).contiguous(), size, antialias=True)
         # Not NEAREST: that one shifts labels by up to half a pixel against the image.
         maps = [TF.resize(m[None], size, TF.InterpolationMode.NEAREST_EXACT)[0] for m in maps]
-    maps.append(torch.ones_like(maps[0]))
     height, width = config.crop
-    bottom, right = max(0, height - image.shape[1]), max(0, width - image.shape[2])
-    if bottom or right:
-        padding = (0, right, 0, bottom)
-        image = F.pad(image, padding)
+    high, wide = maps[0].shape
+    padding = (0, max(0, width - wide), 0, max(0, height - high))
+    if any(padding):
         maps = [F.pad(m, padding, value=IGNORE if m is maps[0] else 0) for m in maps]
     for _ in range(1 + (quota.tries if quota is not None else 0)):
         top, left = _crop_corner(maps[0], config, generator)
-        window = (..., slice(top, top + height), slice(left, left + width))
+        window = slice(top, top + height), slice(left, left + width)
         flipped = uniform(0, 1, generator) < config.flip
         if quota is None or int((maps[0][window] == quota.train_id).sum()) > quota.pixels:
             break
-    image, *maps = (m[window].flip(-1) if flipped else m[window] for m in (image, *maps))
+    valid = F.pad(torch.ones(min(height, high), min(width, wide), dtype=torch.uint8), padding)
+    image = F.pad(_enlarged(image, high, wide, *window), padding)
+    crops = [image, valid, *(m[window] for m in maps)]
+    image, valid, label, *rest = (c.flip(-1) if flipped else c for c in crops)
     return Sample(
-        images=image.float() / 255,
-        labels=maps[0].long(),
-        valid=maps[-1].bool(),
-        trusted=None if margins is None else maps[1].bool(),
+        images=image.contiguous().float() / 255,
+        labels=label.long(),
+        valid=valid.bool(),
+        trusted=rest[0].bool() if rest else None,
     )
+
+
+def _enlarged(
+    image: Tensor,
+    height: int,
+    width: int,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> Tensor:
+    """Rows and columns of an image [3,h,w] that is read at height and width."""
+    if image.shape[1:] == (height, width):
+        return image[:, rows, columns]
+    pixels = image.permute(1, 2, 0).numpy()
+    return torch.from_numpy(bilinear(pixels, (height, width), rows, columns)).permute(2, 0, 1)
 
 
 def inside(size: Sequence[int], margins: Margins) -> Tensor:

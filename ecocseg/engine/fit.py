@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ecocseg.config import require
 from ecocseg.data.dataset import Stream, batches
+from ecocseg.data.parallel import available_cores
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
 from ecocseg.engine.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
@@ -44,7 +45,7 @@ class FitConfig:
     clip_norm: float | None = None
     """Largest norm of the gradient, None for no clipping."""
     loader_workers: int = 0
-    """Processes that read images ahead; does not change the result."""
+    """Processes that read images ahead, at most one a core; does not change the result."""
     activation_checkpointing: bool = False
     """Compute the encoder's activations again in the backward pass instead of keeping them: less
     memory, about a third more time, the same numbers."""
@@ -181,7 +182,9 @@ class Trainer:
         config = self.config
         sums: dict[str, Tensor] = {}
         begun = time.perf_counter()
-        reader = batches(streams, self.seed, self.step, config.steps, config.loader_workers)
+        # More readers than cores only wait for each other.
+        readers = min(config.loader_workers, available_cores())
+        reader = batches(streams, self.seed, self.step, config.steps, readers)
         for batch in reader:
             rate = learning_rate(config.optim, self.step, config.steps)
             set_learning_rate(self.optimizer, rate)

@@ -76,10 +76,9 @@ class Cell:
 
     @property
     def contest(self) -> str:
-        """What it competes in: its group, or its block and column; "" where all compete."""
-        if self.group is not None:
-            return self.group
-        return ", ".join(filter(None, (self.block.title if self.block else None, self.column)))
+        """What it competes in: its block, and its group or column; "" where all compete."""
+        block = self.block.title if self.block and self.block.title != self.group else None
+        return ", ".join(filter(None, (block, self.group or self.column)))
 
     @property
     def contender(self) -> str:
@@ -186,6 +185,20 @@ def pairs(cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
         if len(base) == 1:
             found.append((cell, base[0]))
     return found
+
+
+def shortest_names(cells: Sequence[Cell], everyone: Sequence[Cell]) -> list[str]:
+    """What tells `cells` from the rest: methods, else rows, else rows with their blocks."""
+    rest = [cell for cell in everyone if cell not in cells]
+    methods, rows = {cell.method for cell in rest}, {cell.full_name for cell in rest}
+    return list(
+        dict.fromkeys(
+            cell.method
+            if cell.method not in methods
+            else (cell.full_name if cell.full_name not in rows else cell.title)
+            for cell in cells
+        )
+    )
 
 
 def _rivals(cell: Cell) -> tuple[str | None, ...] | None:

@@ -7,13 +7,26 @@ from pipeline.report import published
 from pipeline.report.cells import Experiment, Record
 from pipeline.report.parts import Column, Line
 
-# Column -> the paper's column and what a record says, None where it does not.
-_COSTS: dict[str, tuple[str, Callable[[Record], float | None]]] = {
-    "GFLOPs": ("flops_g", lambda r: _scaled(_network(r, "macs"), 1e-9)),
-    "parameters (M)": ("", lambda r: _scaled(_network(r, "parameters"), 1e-6)),
-    "memory (MB)": ("gpu_memory_mb", lambda r: r["timing"].get("peak_memory_mb")),
-    "GPUs": ("gpus", lambda r: _gpus(r["environment"])),
-    "training time (h)": (
+# Column -> the paper's column and what a record says, None where it does not. Runs of minutes would
+# all take 0.0 hours: hence `fine`.
+_COSTS: dict[Column, tuple[str, Callable[[Record], float | None]]] = {
+    Column(name="GFLOPs", is_mean=True, decimals=2, exact=True): (
+        "flops_g",
+        lambda r: _scaled(_network(r, "macs"), 1e-9),
+    ),
+    Column(name="parameters (M)", is_mean=True, decimals=2, exact=True): (
+        "",
+        lambda r: _scaled(_network(r, "parameters"), 1e-6),
+    ),
+    Column(name="memory (MB)", is_mean=True, decimals=0): (
+        "gpu_memory_mb",
+        lambda r: r["timing"].get("peak_memory_mb"),
+    ),
+    Column(name="GPUs", is_mean=True, decimals=0, exact=True): (
+        "gpus",
+        lambda r: _gpus(r["environment"]),
+    ),
+    Column(name="training time (h)", is_mean=True, fine=True): (
         "training_time_h",
         lambda r: _scaled(r["timing"].get("seconds"), 1 / 3600),
     ),
@@ -25,36 +38,23 @@ def cost_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
     lines = []
     for cell in experiment.cells:
         values = {
-            name: {
+            column.name: {
                 seed: float(value)
                 for seed, record in sorted(cell.records.items())
                 if (value := get(record)) is not None
             }
-            for name, (_, get) in _COSTS.items()
+            for column, (_, get) in _COSTS.items()
         }
         paper = None
         if cell.paper:
             table = cell.paper["table"]
             row = published.published_row(table, cell.paper["where"])
             paper = {
-                name: published.column_value(table, row, theirs) if theirs else None
-                for name, (theirs, _) in _COSTS.items()
+                column.name: published.column_value(table, row, theirs) if theirs else None
+                for column, (theirs, _) in _COSTS.items()
             }
         lines.append(Line(label=cell.label, cells=(cell,), values=values, paper=paper))
-    hours = [v for line in lines for v in line.values["training time (h)"].values()]
-    decimals = {
-        "GFLOPs": 2,
-        "parameters (M)": 2,
-        "memory (MB)": 0,
-        "GPUs": 0,
-        # Runs of minutes would all take 0.0 hours.
-        "training time (h)": 1 if min(hours, default=1.0) >= 1 else 3,
-    }
-    exact = {"GFLOPs", "parameters (M)", "GPUs"}
-    return [
-        Column(name=name, is_mean=True, decimals=decimals[name], exact=name in exact)
-        for name in _COSTS
-    ], lines
+    return list(_COSTS), lines
 
 
 def cost_notes(experiment: Experiment) -> list[str]:
@@ -80,7 +80,7 @@ def cost_notes(experiment: Experiment) -> list[str]:
         notes.append(f"Measured on: {'; '.join(each)}.")
     if any(record["environment"].get("device") == "cpu" for record in records):
         notes.append(
-            "On a CPU, memory is the whole process's and not a GPU's: no figure to plan with."
+            "On a CPU, memory is the whole process's: it does not compare with the paper's."
         )
     return notes
 
@@ -93,10 +93,6 @@ def _sizes(records: list[Record]) -> str:
 def _network(record: Record, name: str) -> float | None:
     value = (record.get("network") or {}).get(name)
     return None if value is None else float(value)
-
-
-def _hours(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds / 3600
 
 
 def _gpus(environment: Mapping[str, Any]) -> float | None:

@@ -22,18 +22,23 @@ def value_text(entry: Statistic, row: Row, column: Column) -> str:
     if row.kind == "ratio":
         return f"{entry.mean:.{3 if column.exact else 2}f}"
     signed = row.kind in ("difference", "to_paper")
+    decimals = _decimals(entry, column)
     # Adding 0.0 turns the -0.0 that rounding may leave into 0.0.
-    value = round(entry.mean, column.decimals) + 0.0
-    return f"{value:{'+' if signed else ''}.{column.decimals}f}"
+    value = round(entry.mean, decimals) + 0.0
+    return f"{value:{'+' if signed else ''}.{decimals}f}"
 
 
 def spread_text(entry: Statistic, row: Row, column: Column) -> str:
     """What stands behind the number: "± 0.4", "[+0.2, +1.8]", "†" (one seed) or nothing."""
     if row.kind == "measured" and not column.exact:
-        return "†" if entry.std is None else f"± {entry.std:.{column.decimals}f}"
+        return "†" if entry.std is None else f"± {entry.std:.{_decimals(entry, column)}f}"
     if row.kind == "difference" and entry.low is not None and entry.high is not None:
         return f"[{entry.low:+.1f}, {entry.high:+.1f}]"
     return ""
+
+
+def _decimals(entry: Statistic, column: Column) -> int:
+    return column.decimals + 2 * (column.fine and abs(entry.mean) < 1)
 
 
 def sections(table: Table) -> list[tuple[str, list[Row]]]:

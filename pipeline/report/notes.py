@@ -1,7 +1,7 @@
 """The lines under a table: status, selection rule, protocol, and what keeps it from the paper."""
 
 from pipeline.report import published
-from pipeline.report.cells import Cell, Experiment, pairs
+from pipeline.report.cells import Cell, Experiment, pairs, shortest_names
 from pipeline.report.cost import cost_notes
 from pipeline.report.protocols import protocol_texts
 from pipeline.report.scores import SELECTIONS, chosen_confusion
@@ -46,13 +46,18 @@ def _score_notes(experiment: Experiment) -> list[str]:
     elif experiment.blocks != [None]:
         contest = "ranked within each section"
     notes = [f"{what}. Best bold, second underlined, {contest} before rounding; -- is absent."]
-    unranked = [cell.full_name for cell in experiment.cells if not cell.ranked]
+    unranked = [cell.contender for cell in experiment.cells if not cell.ranked]
     if unranked:
         notes.append(f"Not ranked: {', '.join(dict.fromkeys(unranked))}.")
     if experiment.references:
         notes.append("Rows with a table's number in brackets are the paper's alone, not ranked.")
     notes.append(selection_text(experiment))
-    notes += protocol_texts(experiment)
+    protocols = protocol_texts(experiment)
+    if len(protocols) > 1:
+        notes.append(
+            "Rows are evaluated in different ways: their differences are also of protocol."
+        )
+    notes += protocols
     return notes + _mean_notes(experiment)
 
 
@@ -99,7 +104,7 @@ def _deviation_notes(experiment: Experiment) -> list[str]:
     finished = [cell for cell in experiment.cells if cell.records]
     notes = []
     for deviations, cells in rows.items():
-        who = ", ".join(dict.fromkeys(cell.title for cell in cells))
+        who = ", ".join(shortest_names(cells, finished))
         if len(cells) == len(finished) > 1:
             who = "all finished rows"
         notes.append(f"* Not paper-exact: {who}: {'; '.join(deviations)}.")

@@ -20,6 +20,8 @@ class Column:
     decimals: int = 1
     exact: bool = False
     """Counted and not measured: the same for every seed, so that there is no spread."""
+    fine: bool = False
+    """Whether numbers below 1 take two more decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ecocseg.errors import DataError
-from pipeline.report.cells import Cell, Experiment, Record
+from pipeline.report.cells import Cell, Experiment, Record, shortest_names
 
 # What an experiment that declares mixed protocols may mix; everything else stays equal. Labels are
 # "stored" where the image has their size anyway, and "original" beside a smaller image.
@@ -60,16 +60,11 @@ def protocol_texts(experiment: Experiment) -> list[str]:
             groups.append((protocol, [cell]))
     if len(groups) < 2:
         return [protocol_text(protocol) for protocol, _ in groups]
+    everyone = [cell for _, cells in groups for cell in cells]
     return [
-        protocol_text(protocol, of=", ".join(_names(cells, [c for _, cs in groups for c in cs])))
+        protocol_text(protocol, of=", ".join(shortest_names(cells, everyone)))
         for protocol, cells in groups
     ]
-
-
-def _names(cells: list[Cell], everyone: list[Cell]) -> list[str]:
-    """The methods of `cells`; the rows where a method is evaluated in several ways."""
-    elsewhere = {cell.method for cell in everyone if cell not in cells}
-    return list(dict.fromkeys(c.title if c.method in elsewhere else c.method for c in cells))
 
 
 def protocol_text(protocol: Mapping[str, Any], of: str = "") -> str:

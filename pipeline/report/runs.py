@@ -77,8 +77,12 @@ def _experiment(name: str, rows: list[dict[str, Any]], records_dir: Path) -> Exp
 
 
 def _cell(row: Mapping[str, Any], label: str, blocks: dict[str, Block]) -> Cell:
-    """The cell of a plan row; `blocks` are those so far, by key."""
+    """The cell of a plan row; `blocks` are those so far, by key.
+
+    Groups and further places are a grid's: another layout has a row for each cell.
+    """
     report = row["report"]
+    is_grid = report.get("layout") == "grid"
     section = report.get("section")
     if section is not None:
         classes = section.get("classes")
@@ -98,9 +102,9 @@ def _cell(row: Mapping[str, Any], label: str, blocks: dict[str, Block]) -> Cell:
         selection=report.get("selection", "last.student"),
         ranked=report["row"].get("ranked", True),
         means=report.get("means") or {"mIoU": None},
-        group=_text(report["row"].get("group")),
+        group=_text(report["row"].get("group")) if is_grid else None,
         block=section,
-        also=tuple(_place(place, row["cell"]) for place in report.get("also") or ()),
+        also=tuple(_place(p, row["cell"]) for p in report.get("also") or ()) if is_grid else (),
     )
 
 

@@ -4,7 +4,7 @@ TABLE_CSS = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: #1c2330;
-  background: #fff; margin: 1.5rem auto; max-width: 1240px; padding: 0 1.25rem; }
+  background: #fff; margin: 1.5rem auto; max-width: 1340px; padding: 0 1.25rem; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .5rem; }
 .scroll { overflow-x: auto; margin: 1rem 0 .5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

@@ -95,10 +95,13 @@ def _ranks(
         [value(line, column, entry) for column, entry in zip(columns, entries, strict=True)]
         for line, entries in zip(lines, statistics, strict=True)
     ]
-    if all(line.along for line in lines):
-        return [ranks(row) for row in means]
-    down = [ranks(column) for column in zip(*means, strict=True)]
-    return [list(row) for row in zip(*down, strict=True)]
+    down = [row for line, row in zip(lines, means, strict=True) if not line.along]
+    by_column = [ranks(column) for column in zip(*down, strict=True)]
+    ranked_down = zip(*by_column, strict=True)
+    return [
+        ranks(row) if line.along else list(next(ranked_down))
+        for line, row in zip(lines, means, strict=True)
+    ]
 
 
 def _row(kind: Kind, label: str, cells: Sequence[Cell], entries: Entries) -> Row:

@@ -11,13 +11,14 @@ def terminal_text(table: Table, width: int = 130) -> str:
     """The table as Markdown for a terminal: of classes, these in rows and a part for few labels."""
     if table.layout != "per_class":
         return markdown_table(table)
+    headline = next(i for i, column in enumerate(table.columns) if column.is_mean)
     parts = []
     for title, rows in sections(table):
         parts += [f"## {title}\n"] if title else []
         columns = [
             i
-            for i, column in enumerate(table.columns)
-            if column.is_mean or not title or any(row.entries[i] for row in rows)
+            for i in range(len(table.columns))
+            if not title or i == headline or any(row.entries[i] for row in rows)
         ]
         chosen: list[Row] = []
         for belonging in _belonging(rows):

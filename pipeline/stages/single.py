@@ -1,12 +1,14 @@
 """One run in this process: `ecocseg train experiment=NAME cell=NAME seed=0 key=value ...`."""
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ecocseg.config import unknown
-from ecocseg.errors import ConfigError
+from ecocseg.errors import ConfigError, UserError
+from ecocseg.files import atomic_write
 from pipeline.compose import compose_config
 from pipeline.params import Params
 from pipeline.planning import (
@@ -25,6 +27,7 @@ from pipeline.spec import RunSpec, clean_config, validate
 from pipeline.stages.train import RESULTS, run_settings, tracking_config
 from pipeline.status import read_status, record_file, run_directory
 from pipeline.tracking import prepare_store
+from pipeline.twins import copy_record, originals
 
 ADHOC = "adhoc"
 
@@ -36,12 +39,25 @@ def run(params: Params, overrides: Sequence[str]) -> None:
     if path.is_file():
         print(f"{row['run_id']} is finished: {path}")
         return
+    source = originals([row], RESULTS).get(row["run_id"])
+    if source is not None and copy_record(row, source, RESULTS):
+        print(f"{row['run_id']} is {source} under another name: its record is copied to {path}")
+        return
     settings = run_settings(params)
     tracking = tracking_config(params)
     if tracking.enabled and tracking.database is not None:
         prepare_store(tracking, [row["experiment"]])
     print(f"{row['run_id']} -> {run_directory(RESULTS, row['run_id'])}", file=sys.stderr)
-    execute_run(row, settings)
+    try:
+        execute_run(row, settings)
+    except UserError:
+        raise
+    except Exception as error:
+        trace = run_directory(RESULTS, row["run_id"]) / "error.txt"
+        atomic_write(trace, traceback.format_exc())
+        raise UserError(
+            f"{row['run_id']}: {type(error).__name__}: {error}\n(traceback in {trace})"
+        ) from error
     status = read_status(run_directory(Path(settings["results"]), row["run_id"]))
     print(f"{row['run_id']}: {status.step if status else '?'} steps, record {path}")
 

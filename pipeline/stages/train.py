@@ -17,6 +17,7 @@ from pipeline.params import Params
 from pipeline.planning import read_plan
 from pipeline.status import record_file
 from pipeline.tracking import TrackingConfig, prepare_store, replay
+from pipeline.twins import copy_record, originals
 
 RESULTS = Path("results")
 
@@ -28,9 +29,17 @@ def run(params: Params) -> None:
     others are finished by then. The same command starts the failed ones again.
     """
     rows = read_plan()
-    todo = [row for row in rows if not record_file(RESULTS, row["run_id"]).is_file()]
-    print(f"{len(rows)} runs planned, {len(rows) - len(todo)} finished, {len(todo)} to do")
     (RESULTS / "records").mkdir(parents=True, exist_ok=True)
+    finished = sum(record_file(RESULTS, row["run_id"]).is_file() for row in rows)
+    sources = originals(rows, RESULTS)
+    _copy_records(rows, sources)
+    todo = [
+        row
+        for row in rows
+        if row["run_id"] not in sources and not record_file(RESULTS, row["run_id"]).is_file()
+    ]
+    print(f"{len(rows)} runs planned, {finished} finished, {len(todo)} to do", end="")
+    print(f"; {len(sources)} of {len(rows)} runs are copies of others" if sources else "")
     tracking = tracking_config(params)
     if todo:
         settings = run_settings(params)
@@ -38,8 +47,13 @@ def run(params: Params) -> None:
         with RunLock(RESULTS / "grid.lock", wait_s=40):
             _prepare_tracking(tracking, rows)
             with connect(ClusterConfig(address=params.cluster.address)):
-                _grid(smoke_rows(todo), "execute_smoke", settings, params, "smoke runs")
-                _grid(todo, "execute_run", settings, params, "runs")
+                smoke = smoke_rows(todo)
+                _grid(smoke, "execute_smoke", settings, params, "smoke runs")
+                print_memory(smoke)
+                try:
+                    _grid(todo, "execute_run", settings, params, "runs")
+                finally:
+                    _copy_records(rows, sources)
     if tracking.enabled:
         _catch_up(tracking)
 
@@ -86,6 +100,24 @@ def smoke_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         spec = {k: v for k, v in row["spec"].items() if k not in ("seed", "experiment", "cell")}
         cells.setdefault(json.dumps(spec, sort_keys=True), dict(row))
     return list(cells.values())
+
+
+def print_memory(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each smoke-run cell with what it took of its GPU; nothing of those on a CPU."""
+    for row in rows:
+        used = json.loads(record_file(RESULTS / "smoke", row["run_id"]).read_text())
+        if used.get("device_mb") is not None:
+            print(
+                f"{row['experiment']}/{row['cell']}: {used['reserved_mb'] / 1000:.1f} of "
+                f"{used['device_mb'] / 1000:.0f} GB"
+            )
+
+
+def _copy_records(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> None:
+    """Give the rows that are copies of others the records that those have by now."""
+    for row in rows:
+        if row["run_id"] in sources:
+            copy_record(row, sources[row["run_id"]], RESULTS)
 
 
 def _uses_gpu(params: Params) -> bool:

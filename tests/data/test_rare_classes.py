@@ -202,8 +202,8 @@ def test_each_image_is_read_once_however_often_it_is_cropped(stream, monkeypatch
     from ecocseg.data import dataset
 
     read = []
-    original = dataset.read_image
-    monkeypatch.setattr(dataset, "read_image", lambda r: (read.append(r.key), original(r))[1])
+    original = dataset.read_stored
+    monkeypatch.setattr(dataset, "read_stored", lambda r: (read.append(r.key), original(r))[1])
     greedy = replace(stream, rare_classes=RareClasses(min_pixels=40, min_crop_ratio=100))
     StepBatches([greedy], seed=5)[0]
     assert len(read) == 2

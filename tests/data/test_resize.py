@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
+from ecocseg.data.dataset import StepBatches, Stream, read_image, read_label
 from ecocseg.data.prepare import prepare
 from ecocseg.data.resize import resize_image, resize_label, target_size
+from ecocseg.data.transforms import TransformConfig, random_geometry
 
+SIDE = st.integers(1, 30)
 SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
@@ -91,6 +94,51 @@ def test_preparation_uses_the_one_that_is_asked_for(tmp_path):
         )
         corner = ids[np.arange(16)[:, None] * 24 // 16, np.arange(20) * 32 // 20]
         assert np.asarray(Image.open(row.label)).tolist() == corner.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIDES, st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE), st.integers(0, 2**31))
+def test_a_crop_of_an_image_enlarged_on_reading_is_that_of_the_enlarged_image(
+    stored, more, crop, seed
+):
+    random = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, *stored), generator=random, dtype=torch.uint8)
+    size = (stored[0] + more[0], stored[1] + more[1])
+    label = torch.randint(0, 19, size, generator=random, dtype=torch.uint8)
+    large = resize_image(Image.fromarray(image.permute(1, 2, 0).numpy()), size, "mmcv")
+    large = torch.from_numpy(np.array(large)).permute(2, 0, 1)
+    for scale in (None, (0.5, 1.5)):
+        config = TransformConfig(crop=crop, scale=scale)
+        lazy, eager = (
+            random_geometry(part, label, config, torch.Generator().manual_seed(seed))
+            for part in (image, large)
+        )
+        for part in ("images", "labels", "valid"):
+            assert torch.equal(getattr(lazy, part), getattr(eager, part))
+
+
+def test_images_that_would_be_enlarged_are_stored_as_they_are(tmp_path):
+    raw_trees.gta(tmp_path / "raw", 3)
+    raw_trees.save(tmp_path / "raw/images/00002.png", raw_trees.photo(2), "RGBA")
+    config = raw_trees.config("gta", size=[36, 48], resize="mmcv")
+    rows = prepare(config, tmp_path / "raw", tmp_path / "out").all_rows
+    for row, raw in zip(rows, sorted((tmp_path / "raw/images").iterdir()), strict=True):
+        with Image.open(row.image) as picture:
+            assert (picture.size, picture.mode) == ((32, 24), "RGB")
+            wanted = resize_image(picture, (36, 48), "mmcv")
+        assert (row.image.read_bytes() == raw.read_bytes()) == (row.key != "00002")
+        assert row.image_size == row.label_size == (36, 48)
+        assert read_image(row).permute(1, 2, 0).tolist() == np.asarray(wanted).tolist()
+        assert read_label(row).shape == (36, 48)
+    stream = Stream(
+        name="labelled", rows=rows, batch_size=3, transform=TransformConfig(crop=(8, 9))
+    )
+    assert StepBatches([stream], 0)[0]["labelled"].images.shape == (3, 3, 8, 9)
+    # Smoothing has nothing to do there, but bytes of data sets that use it stay what they were.
+    smooth = raw_trees.config("gta", size=[36, 48])
+    for row in prepare(smooth, tmp_path / "raw", tmp_path / "smooth").all_rows:
+        with Image.open(row.image) as picture:
+            assert picture.size == (48, 36)
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ def test_crops_are_drawn_evenly():
     width=st.integers(1, 20).map(lambda n: 8 * n),
     crop=st.tuples(st.integers(1, 8), st.integers(1, 8)).map(lambda c: (8 * c[0], 8 * c[1])),
 )
+@settings(deadline=None)
 def test_windows_cover_the_image_and_overlap_by_half(height, width, crop):
     height, width = max(height, crop[0]), max(width, crop[1])
     places = window_places(height, width, crop)

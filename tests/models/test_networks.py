@@ -54,6 +54,9 @@ def test_contract(decoder, head):
         assert 0 <= columns.start < columns.stop <= width
         inside = (rows.stop - rows.start, columns.stop - columns.start)
         assert part.logits.shape == (2, 7, *inside)
+    multiple = 64 if decoder == "hrda" else 32
+    padded = [side + -side % multiple for side in (height, width)]
+    assert [outputs.stride * side for side in outputs.features.shape[-2:]] == padded
     whole = outputs.heads[0]
     assert (whole.rows, whole.columns) == (slice(0, height), slice(0, width))
     loss = sum(h.weight * h.logits.square().mean() for h in outputs.heads)

@@ -190,7 +190,8 @@ def test_show_is_markdown_with_classes_in_rows(make, results) -> None:
     make.add_uda(results)
     text = show(results.plan, results.records)
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert [head.strip() for head in lines[0].split("|")[2:4]] == ["Source-only", "DACS (one-hot)"]
+    heads = [head.strip() for head in lines[0].split("|")[2:4]]
+    assert heads == [r"Source-only\*", r"DACS (one-hot)\*"]
     assert [line.split("|")[1].strip() for line in lines[3:5]] == ["road", "sidewalk"]
     assert max(map(len, lines)) < 130
     assert "Selection: last checkpoint, student." in text

@@ -30,14 +30,6 @@ def add(results, make, seeds=(0, 1), device="cuda", network=True, scale=1.0) -> 
             results.add(row, made)
 
 
-@pytest.fixture(autouse=True)
-def known_field(monkeypatch):
-    """`network` is a field of newer records."""
-    from pipeline import records
-
-    monkeypatch.setitem(records._OPTIONAL_FIELDS, "network", dict)
-
-
 def test_costs_stand_beside_the_papers(results, make, tables) -> None:
     add(results, make)
     (table,) = tables()
@@ -88,6 +80,7 @@ def test_short_runs_on_a_cpu_say_so(results, make, tables) -> None:
     (table,) = tables()
     assert table.rows[0].entries[3].mean == 0
     assert " 0.010 † " in markdown(table)
+    assert " 13.7 |" in markdown(table)
     assert any("memory is the whole process's" in note for note in table.notes)
     assert any("forward pass at 512x512" in note for note in table.notes)
     assert "Measured on: cpu, NVIDIA H100." in table.notes

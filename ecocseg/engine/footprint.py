@@ -1,0 +1,251 @@
+"""What a network holds for its backward pass, counted on PyTorch's device "meta"."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ecocseg.models.config import ModelConfig
+from ecocseg.types import Outputs
+
+META = torch.device("meta")
+_ROUNDING = 512  # bytes; PyTorch's allocator on a GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """A call of a network for images."""
+
+    held: int
+    """Bytes of activations for the backward pass, the results included; where blocks run again in
+    it, its peak."""
+    outputs: Outputs
+    """Its results, on "meta" and without a graph."""
+
+
+def footprint(
+    model: ModelConfig,
+    channels: int,
+    images: tuple[int, int, int],
+    *,
+    bf16: bool = False,
+    recompute: bool = False,
+) -> Footprint:
+    """Of `Segmenter.outputs` for `images` = (how many, height, width) in training mode.
+
+    `bf16`: under autocast; `recompute`: with activation checkpointing. Raises what `build_model`
+    raises; no weights are fetched or read.
+    """
+    count, height, width = images
+    # Batch statistics want more than one value: one image is measured as half of two.
+    measured = max(count, 2)
+    held, outputs = _measure(model, channels, (measured, height, width), bf16, recompute)
+    heads = tuple(replace(head, logits=head.logits[:count]) for head in outputs.heads)
+    return Footprint(
+        held=held * count // measured,
+        outputs=replace(outputs, heads=heads, features=outputs.features[:count]),
+    )
+
+
+@lru_cache(maxsize=128)
+def _measure(
+    model: ModelConfig, channels: int, images: tuple[int, int, int], bf16: bool, recompute: bool
+) -> tuple[int, Outputs]:
+    network = _network(model, channels, recompute)
+    count, height, width = images
+    batch = torch.empty(count, 3, height, width, device=META)
+    meter = Meter([network])
+    with _autocast(network, bf16), meter:
+        found = network.outputs(batch, torch.Generator())
+        held = meter.live
+        if recompute:
+            torch.autograd.backward([head.logits.float().sum() for head in found.heads])
+            held = meter.peak
+    heads = tuple(replace(head, logits=head.logits.detach()) for head in found.heads)
+    return held, replace(found, heads=heads, features=found.features.detach())
+
+
+@lru_cache(maxsize=16)
+def weights(model: ModelConfig, channels: int) -> tuple[int, int]:
+    """Bytes of a network's parameters and buffers, and of its parameters alone."""
+    network = _network(model, channels, False)
+    parameters, buffers = (
+        sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for tensors in (network.parameters(), network.buffers())
+    )
+    return parameters + buffers, parameters
+
+
+@lru_cache(maxsize=16)
+def _network(model: ModelConfig, channels: int, recompute: bool) -> Any:
+    """The network without numbers, in training mode; no gradient is kept."""
+    # Imported here: they import the model libraries, which takes seconds.
+    from ecocseg.models.checkpointing import checkpoint_blocks
+    from ecocseg.models.segmenter import build_model
+
+    with _Blank():
+        network = build_model(replace(model, weights="none", weights_sha256=None), channels)
+    network = network.to(device=META).train()
+    if recompute:
+        checkpoint_blocks(network.encoder)
+    for parameter in network.parameters():
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    return network
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+class Meter(TorchDispatchMode):
+    """Counts the storages that operations make on "meta" while they live: `live`, `peak`."""
+
+    def __init__(self, networks: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, Any] = {}
+        for network in networks:
+            for tensor in [*network.parameters(), *network.buffers()]:
+                storage = tensor.untyped_storage()
+                self._known[id(storage)] = weakref.ref(storage)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in [found] if isinstance(found, Tensor) else tree_leaves(found):
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                self._count(tensor.untyped_storage())
+        return found
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        known = self._known.get(id(storage))
+        if known is not None and known() is storage:
+            return
+        size = -(-storage.nbytes() // _ROUNDING) * _ROUNDING
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+        def forget(_: Any) -> None:
+            self.live -= size
+
+        self._known[id(storage)] = weakref.ref(storage, forget)
+
+
+class _Blank(TorchFunctionMode):
+    """Makes parameters without storage, and leaves out what fills them.
+
+    Not `torch.device("meta")`: that one also takes the numbers that constructors compute with.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones):
+            options["device"] = META
+        elif _fills(func) and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **options)
+
+
+def _fills(func: Callable[..., Any]) -> bool:
+    """Whether it works in place, as its name says."""
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and not name.startswith("requires_")
+
+
+@contextmanager
+def _autocast(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """Stands for `torch.autocast(..., bfloat16)`, which "meta" lacks.
+
+    Modules bring it along as long as they run, since a mode does not reach into a backward pass,
+    where activation checkpointing runs them again.
+    """
+    if not wanted:
+        yield
+        return
+    mode = _InBf16()
+    running: list[nn.Module] = []
+
+    def begin(module: nn.Module, inputs: Any) -> None:
+        if not running:
+            mode.__enter__()
+        running.append(module)
+
+    def end(module: nn.Module, inputs: Any, output: Any) -> None:
+        running.pop()
+        if not running:
+            mode.__exit__(None, None, None)
+
+    handles: list[Any] = []
+    for module in network.modules():
+        handles.append(module.register_forward_pre_hook(begin))
+        handles.append(module.register_forward_hook(end, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _InBf16(TorchFunctionMode):
+    """Products in bfloat16, sums over many values in float32."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func in _PRODUCTS:
+            args, options = tree_map_only(Tensor, _narrowed, (args, options))
+        elif func in _SUMS:
+            args, options = tree_map_only(Tensor, _widened, (args, options))
+        return func(*args, **options)
+
+
+_PRODUCTS = {
+    torch.conv1d,
+    torch.conv2d,
+    torch.conv_transpose2d,
+    torch.matmul,
+    torch.bmm,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+    nn.functional.linear,
+    nn.functional.scaled_dot_product_attention,
+}
+_SUMS = {
+    torch.softmax,
+    torch.Tensor.softmax,
+    torch.linalg.vector_norm,
+    nn.functional.softmax,
+    nn.functional.layer_norm,
+}
+
+
+def _narrowed(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16() if tensor.is_meta and tensor.dtype == torch.float32 else tensor
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -1,0 +1,99 @@
+"""What a run costs: multiply-accumulates, GPU hours, GPU memory; derived, without a GPU."""
+
+import logging
+from functools import lru_cache
+from typing import Any
+
+from ecocseg.engine.memory import CONTEXT, MemoryEstimate, Pass, training_memory, training_passes
+from ecocseg.errors import UserError
+from ecocseg.models.config import ModelConfig
+from pipeline.spec import Components
+
+TERA = 1e12
+# The paper's Table 15: DAFormer one-hot, 40,000 steps in 13.7 h on an RTX 3090. A step is 8 passes
+# (source and mixed images forward and backward 3 each, teacher and ImageNet features 1 each) over
+# 2 images at 0.11664 x 10^12 multiply-accumulates.
+TERA_MACS_PER_HOUR = 40_000 * 8 * 2 * 0.11664 / 13.7
+LIMIT_GB = 24
+"""Of the GPU that the recipes are meant for, an RTX 3090."""
+SAVERS = {
+    "schedule.activation_checkpointing=true": "the same numbers, about a third slower",
+    "schedule.precision=bf16": "not paper-exact",
+    "schedule.micro_batches=2": "not paper-exact",
+}
+"""Settings that lower the memory, and what they cost."""
+
+_log = logging.getLogger(__name__)
+
+
+def run_cost(components: Components, config: Any) -> float:
+    """10^12 multiply-accumulates of all training passes of a run, by `network_cost`'s rule.
+
+    A pass forward and backward counts 3, one without gradient 1.
+    """
+    channels, passes = training_passes(**_settings(components, config))
+    step = sum(
+        (3 if each.gradient else 1) * each.images[0] * _macs(components.model, channels, each)
+        for each in passes
+    )
+    return components.schedule.steps * step / TERA
+
+
+def run_memory(components: Components, config: Any) -> MemoryEstimate | None:
+    """GPU memory of a run; None when it cannot be derived."""
+    try:
+        return training_memory(**_settings(components, config))
+    except UserError:
+        raise
+    # A method of one's own may do what no tensor without values can.
+    except Exception as error:
+        _log.warning("no memory figure for %s: %s", config["method"]["name"], error)
+        return None
+
+
+def card_gb(estimate: MemoryEstimate) -> float:
+    """What the card must have for it in GB (10^9 bytes), CUDA's own share included."""
+    return (estimate.total + CONTEXT) / 1e9
+
+
+def class_names(components: Components) -> tuple[str, ...]:
+    """Classes of the evaluated data set, as its YAML declares them."""
+    from pipeline.planning import load_dataset
+
+    return tuple(load_dataset(components.benchmark.evaluated.dataset).table.names)
+
+
+def _settings(components: Components, config: Any) -> dict[str, Any]:
+    benchmark = components.benchmark
+    return {
+        "model": components.model,
+        "encoding": config["encoding"],
+        "method": config["method"],
+        "schedule": components.schedule,
+        "class_names": class_names(components),
+        "labelled_crop": benchmark.labelled_transform.crop,
+        "unlabelled_crop": benchmark.unlabelled_transform and benchmark.unlabelled_transform.crop,
+    }
+
+
+def _macs(model: ModelConfig, channels: int, each: Pass) -> float:
+    """Multiply-accumulates of one image in one pass forward."""
+    height, width = each.images[1:]
+    whole = _network_macs(model, channels, (height, width))
+    if model.decoder != "hrda" or each.call == "forward":
+        return whole
+    # A prediction has every detail window, what is learnt from has one.
+    from ecocseg.models.hrda import SCALE, window_places
+
+    crop = model.hr_crop or (512, 512)
+    windows = len(window_places(max(height, crop[0]), max(width, crop[1]), crop))
+    context, window = height * width / SCALE**2, crop[0] * crop[1]
+    details = 0 if each.call == "features" else 1
+    return whole * (context + details * window) / (context + windows * window)
+
+
+@lru_cache(maxsize=64)
+def _network_macs(model: ModelConfig, channels: int, size: tuple[int, int]) -> float:
+    from ecocseg.models.cost import network_cost
+
+    return network_cost(model, channels, size).macs

@@ -1,0 +1,62 @@
+"""CUDA out of memory, told as what it is: how much is needed, who has the rest, what helps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import torch
+
+from ecocseg.engine.fit import FitConfig
+from ecocseg.errors import UserError
+from pipeline.cost import SAVERS, card_gb, run_memory
+from pipeline.environment import memory_holders
+from pipeline.spec import RunSpec, validate
+
+_SIGNS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+
+
+class OutOfMemory(UserError):
+    """The GPU has too little memory for a run; to try again without a change does not help."""
+
+
+@contextmanager
+def out_of_memory_explained(spec: RunSpec, device: torch.device) -> Iterator[None]:
+    """Turn CUDA's out of memory inside the block into an `OutOfMemory` that says what helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(_explanation(spec, device, error)) from error
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _SIGNS):
+            raise
+        raise OutOfMemory(_explanation(spec, device, error)) from error
+
+
+def _explanation(spec: RunSpec, device: torch.device, error: Exception) -> str:
+    components = validate(spec.config)
+    # Whatever the recipe is meant for, this process had the whole batch.
+    alone = replace(components, schedule=replace(components.schedule, gpus=1))
+    text = f"the GPU ran out of memory ({str(error).splitlines()[0].partition('. ')[0]})"
+    with suppress(Exception):
+        if (estimate := run_memory(alone, spec.config)) is not None:
+            text += f"; the run needs about {card_gb(estimate):.1f} GB"
+    if device.type == "cuda":
+        with suppress(RuntimeError, AssertionError):
+            total = torch.cuda.get_device_properties(device).total_memory
+            text += f", {torch.cuda.get_device_name(device)} has {total / 1e9:.1f} GB"
+    if holders := memory_holders(device):
+        text += f"; others hold memory of it: {', '.join(holders)}"
+    return f"{text}. These lower it: {savers(components.schedule)}"
+
+
+def savers(schedule: FitConfig) -> str:
+    """Settings that would lower the memory of a schedule, each with what it costs."""
+    used = {
+        "schedule.activation_checkpointing": schedule.activation_checkpointing,
+        "schedule.precision": schedule.precision == "bf16",
+        "schedule.micro_batches": schedule.micro_batches >= schedule.labelled_batch,
+    }
+    left = [(name, cost) for name, cost in SAVERS.items() if not used[name.partition("=")[0]]]
+    if not left:
+        return "a smaller crop or batch (not paper-exact)"
+    return ", ".join(f"{name} ({cost})" for name, cost in left)

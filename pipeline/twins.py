@@ -1,0 +1,81 @@
+"""Runs of equal content are computed once: experiments share cells, as the paper's tables do.
+
+A run's digest leaves out the names of experiment and cell. Of the planned runs with one digest one
+is trained; the others get its record under their own names, with `same_as` naming the run.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecocseg.errors import UserError
+from pipeline.deviations import deviations
+from pipeline.records import read_record, write_record
+from pipeline.spec import RunSpec
+from pipeline.status import record_file, run_directory
+
+Row = Mapping[str, Any]
+
+
+def digest_of(row: Row) -> str:
+    """The content of a plan row."""
+    return RunSpec.from_dict(row["spec"]).digest
+
+
+def originals(rows: Sequence[Row], results: Path) -> dict[str, str]:
+    """Run ids of rows without a record whose content another run has or will have: that run.
+
+    A run with a record comes first, of this plan or an earlier one, then one that has begun.
+    """
+    open_rows = [row for row in rows if not record_file(results, row["run_id"]).is_file()]
+    if not open_rows:
+        return {}
+    known = _finished(results / "records")
+    for row in sorted(open_rows, key=lambda row: not _begun(results, row["run_id"])):
+        known.setdefault(digest_of(row), row["run_id"])
+    found = {row["run_id"]: known[digest_of(row)] for row in open_rows}
+    return {run_id: source for run_id, source in found.items() if source != run_id}
+
+
+def copy_record(row: Row, source: str, results: Path) -> bool:
+    """Write the record of `row` as a copy of that of `source`; False while it has none."""
+    path = record_file(results, source)
+    if not path.is_file():
+        return False
+    record = read_record(path)
+    spec = RunSpec.from_dict(row["spec"])
+    bf16 = record["environment"].get("precision") == "bf16"
+    found = deviations(row["report"], spec.config["schedule"], bf16=bf16)
+    write_record(
+        results / "records",
+        record
+        | {
+            "run_id": row["run_id"],
+            "experiment": spec.experiment,
+            "cell": spec.cell,
+            "spec": spec.to_dict(),
+            "paper_exact": row["report"].get("paper") is not None and not found,
+            "deviations": found,
+            "same_as": record.get("same_as", source),
+        },
+    )
+    return True
+
+
+def _finished(records: Path) -> dict[str, str]:
+    """Digest -> run id of every record that can be read, the computed ones before copies."""
+    found: dict[str, str] = {}
+    copies: dict[str, str] = {}
+    for path in sorted(p for p in records.glob("*.json") if not p.name.startswith(".")):
+        try:
+            record = read_record(path)
+            digest = digest_of(record)
+        except (UserError, KeyError, TypeError):
+            # Of another version of this project: no run of this plan has its content.
+            continue
+        (copies if "same_as" in record else found)[digest] = record["run_id"]
+    return copies | found
+
+
+def _begun(results: Path, run_id: str) -> bool:
+    return (run_directory(results, run_id) / "last.pt").is_file()
