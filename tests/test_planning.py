@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ecocseg.codes.codebook import Codebook
 from ecocseg.data.config import DatasetConfig
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.methods import METHODS
@@ -127,8 +128,10 @@ def test_changing_one_experiment_changes_its_runs_only():
 
 
 def test_what_does_not_change_the_result_does_not_change_the_run():
-    assert ids() == ids(overrides=["schedule.loader_workers=2"])
-    assert ids() != ids(overrides=["schedule.steps=401"])
+    for override in ("loader_workers=2", "activation_checkpointing=true", "gpus=2"):
+        assert ids() == ids(overrides=[f"schedule.{override}"])
+    for override in ("steps=401", "micro_batches=2"):
+        assert ids() != ids(overrides=[f"schedule.{override}"])
 
 
 def test_run_ids_are_distinct_and_stable_through_the_plan_file(tmp_path):
@@ -188,11 +191,14 @@ def test_another_file_under_the_same_name_is_another_run(tmp_path):
     with pytest.raises(ConfigError, match=r"encoding.codebook_path: .* is not there"):
         ids(overrides=overrides)
     found = []
-    for content in ("a", "b"):
-        path.write_text(content)
+    for seed in (0, 1):
+        Codebook.build("mmd", num_classes=19, length=24, seed=seed, draws=10).save(path)
         found.append(ids(overrides=overrides))
     for key in found[0]:
         assert (found[0][key] == found[1][key]) == ("ecoc" not in key[1])
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"book\.json"):
+        ids(overrides=overrides)
 
 
 def test_an_unknown_parameter_is_named(tmp_path):

@@ -65,7 +65,7 @@ def test_a_record_holds_diagnostics_of_its_networks(finished):
 def test_a_run_leaves_its_pictures(finished):
     _, row, _, results = finished
     pictures = {path.name for path in (results / "runs" / row["run_id"] / "pictures").iterdir()}
-    assert pictures == {"panel.png", "pseudo_labels.png"}
+    assert pictures >= {"panel.png", "pseudo_labels.png"}
 
 
 def test_killed_before_its_record_it_ends_with_an_equal_one(finished):

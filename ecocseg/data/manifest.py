@@ -25,7 +25,7 @@ def processed_dir(data_root: Path, name: str) -> Path:
     return Path(data_root) / "processed" / name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One prepared pair; sizes are (height, width) in pixels.
 
@@ -196,24 +196,32 @@ def load_manifest(folder: Path) -> Manifest:
     description = read_description(folder)
     if description is None or not (folder / MANIFEST_FILE).is_file():
         raise _not_prepared(folder)
+    table = pyarrow.parquet.read_table(folder / MANIFEST_FILE)
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "pixels"}
+    sizes = {
+        kind: list(zip(columns[f"{kind}_height"], columns[f"{kind}_width"], strict=True))
+        for kind in ("image", "label", "raw")
+    }
+    # Lists of numbers are slow to make one by one.
+    pixels = table["pixels"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     rows = [
         Row(
-            split=line["split"],
-            key=line["key"],
-            image=folder / line["image"],
-            label=folder / line["label"],
-            image_size=(line["image_height"], line["image_width"]),
-            label_size=(line["label_height"], line["label_width"]),
-            raw_size=(line["raw_height"], line["raw_width"]),
-            image_sha256=line["image_sha256"],
-            label_sha256=line["label_sha256"],
-            pixels=tuple(line["pixels"]),
+            split=columns["split"][place],
+            key=columns["key"][place],
+            image=folder / columns["image"][place],
+            label=folder / columns["label"][place],
+            image_size=sizes["image"][place],
+            label_size=sizes["label"][place],
+            raw_size=sizes["raw"][place],
+            image_sha256=columns["image_sha256"][place],
+            label_sha256=columns["label_sha256"][place],
+            pixels=tuple(counts),
         )
-        for line in pyarrow.parquet.read_table(folder / MANIFEST_FILE).to_pylist()
+        for place, counts in enumerate(pixels.tolist())
     ]
     classes = description["classes"]
     names = tuple(classes["names"])
-    table = ClassTable(
+    class_table = ClassTable(
         names=names,
         colors=tuple(tuple(color) for color in classes["colors"]),
         ids={index: index for index in range(len(names))} | {classes["ignore"]: classes["ignore"]},
@@ -221,5 +229,5 @@ def load_manifest(folder: Path) -> Manifest:
     )
     size = tuple(description["size"]) if description["size"] else None
     return Manifest(
-        folder, description["name"], table, description["fingerprint"], size, tuple(rows)
+        folder, description["name"], class_table, description["fingerprint"], size, tuple(rows)
     )

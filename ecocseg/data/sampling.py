@@ -57,10 +57,9 @@ class RareClasses:
     """How often a crop with too few is drawn again; the last one is taken."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "min_crop_ratio"):
-            value = getattr(self, name)
-            low = value > 0 if name == "temperature" else value >= 0
-            require(low and math.isfinite(value), name, value, "a finite number above 0")
+        require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0")
+        ratio = self.min_crop_ratio
+        require(0 <= ratio < math.inf, "min_crop_ratio", ratio, "0 or more")
         require(self.min_pixels >= 0, "min_pixels", self.min_pixels, "0 or more")
         require(self.tries >= 0, "tries", self.tries, "0 or more")
 

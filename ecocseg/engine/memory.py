@@ -50,7 +50,7 @@ class MemoryEstimate:
     labels: int
     """Beside them: images, labels, pseudo-labels and the gradient of the logits."""
     allowance: int
-    """For what cuDNN and cuBLAS work in, 0.3 GB, and for fragments, a tenth of what a step makes."""
+    """For what cuDNN and cuBLAS work in (0.3 GB) and fragments (a tenth of what a step makes)."""
 
     @property
     def total(self) -> int:

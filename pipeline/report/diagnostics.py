@@ -29,7 +29,7 @@ from pipeline.report.diagnosed import (
     where_counted,
 )
 from pipeline.report.lines import best_cell
-from pipeline.report.panels import PSEUDO_LABELS
+from pipeline.report.panels import PSEUDO_LABELS, pictures_of
 from pipeline.report.scores import statistic
 from pipeline.report.style import INK
 from pipeline.report.threshold_figure import draw_thresholds
@@ -66,7 +66,7 @@ def label_picture(experiment: Experiment, runs_dir: Path) -> Drawn | None:
     if cell is None:
         return None
     seed = min(cell.records)
-    path = runs_dir / cell.run_ids[seed] / "pictures" / PSEUDO_LABELS
+    path = pictures_of(cell, seed, runs_dir) / PSEUDO_LABELS
     if not path.is_file():
         return None
     text = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.report.cells import Experiment
+from pipeline.report.cells import Cell, Experiment
 
 PSEUDO_LABELS = "pseudo_labels.png"
 _PANELS_PER_CELL = 2
@@ -33,6 +33,11 @@ class Overlay:
     path: Path
 
 
+def pictures_of(cell: Cell, seed: int, runs_dir: Path) -> Path:
+    """The folder of a finished run's pictures: of the computed run, where it shares another's."""
+    return runs_dir / (cell.records[seed].get("same_as") or cell.run_ids[seed]) / "pictures"
+
+
 def cell_panels(experiment: Experiment, runs_dir: Path) -> list[Panel]:
     """Panels of each cell's run with the lowest finished seed, the last ones by number.
 
@@ -42,7 +47,7 @@ def cell_panels(experiment: Experiment, runs_dir: Path) -> list[Panel]:
     panels = []
     for cell in experiment.cells:
         if cell.records:
-            pictures = runs_dir / cell.run_ids[min(cell.records)] / "pictures"
+            pictures = pictures_of(cell, min(cell.records), runs_dir)
             paths = [p for p in pictures.glob("[!.]*.png") if not _OTHERS.match(p.name)]
             paths = sorted(paths, key=_natural)[-_PANELS_PER_CELL:]
             panels += [Panel(label=cell.title, path=path) for path in paths]

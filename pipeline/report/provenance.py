@@ -30,7 +30,7 @@ def all_runs(experiments: list[Experiment]) -> list[Run]:
             experiment=experiment.name,
             cell=cell.name,
             seed=seed,
-            run_id=record["run_id"],
+            run_id=_told_id(record),
             seconds=_number(record["timing"].get("seconds"), "{:.1f}"),
             speed=_number(record["timing"].get("steps_per_second"), "{:.2f}"),
             memory=_number(record["timing"].get("peak_memory_mb"), "{:.0f}"),
@@ -45,8 +45,11 @@ def all_runs(experiments: list[Experiment]) -> list[Run]:
 
 
 def summary(experiments: list[Experiment]) -> list[tuple[str, str]]:
-    """(what, value) over all runs: each value that occurs, with a count where there are several."""
-    records = list({r["run_id"]: r for e in experiments for r in e.records}.values())
+    """(what, value) over all runs: each value that occurs, with a count where there are several.
+
+    Runs that share another's content were computed once and count once.
+    """
+    records = list({_computed(r): r for e in experiments for r in e.records}.values())
     if not records:
         return []
     seconds = sum(record["timing"].get("seconds") or 0 for record in records)
@@ -58,6 +61,15 @@ def summary(experiments: list[Experiment]) -> list[tuple[str, str]]:
         ("Versions", _distinct(records, _versions)),
         ("Data", _distinct(records, _data)),
     ]
+
+
+def _computed(record: Record) -> str:
+    return str(record.get("same_as") or record["run_id"])
+
+
+def _told_id(record: Record) -> str:
+    told = str(record["run_id"])
+    return f"{told} (same as {record['same_as']})" if "same_as" in record else told
 
 
 def _device(record: Record) -> str:

@@ -12,6 +12,7 @@ from ecocseg.files import atomic_path
 from pipeline.report.canvas import Drawn
 from pipeline.report.cells import Cell, Experiment, pairs
 from pipeline.report.lines import best_cell
+from pipeline.report.panels import pictures_of
 from pipeline.report.style import ECOC, INK, ONE_HOT
 
 _WIDTH, _GAP, _BAND, _LINE = 276, 4, 24, 22
@@ -80,13 +81,9 @@ def _couples(experiment: Experiment) -> list[tuple[Cell, Cell]]:
     return found
 
 
-def _pictures(runs_dir: Path, cell: Cell, seed: int) -> Path:
-    return runs_dir / cell.run_ids[seed] / "pictures"
-
-
 def _examples(base: Cell, ours: Cell, seed: int, runs_dir: Path) -> list[_Example]:
     """The images that both runs have predicted, in order of their names."""
-    theirs, mine = _pictures(runs_dir, base, seed), _pictures(runs_dir, ours, seed)
+    theirs, mine = pictures_of(base, seed, runs_dir), pictures_of(ours, seed, runs_dir)
     found = []
     for path in sorted(mine.glob("prediction_*.png")):
         key = path.stem.removeprefix("prediction_")
@@ -106,7 +103,7 @@ def _examples(base: Cell, ours: Cell, seed: int, runs_dir: Path) -> list[_Exampl
 
 def _palette(runs_dir: Path, cell: Cell, seed: int) -> Picture:
     """Class colours [256,3] of the run's pictures; ignored pixels black."""
-    path = next(_pictures(runs_dir, cell, seed).glob("prediction_*.png"))
+    path = next(pictures_of(cell, seed, runs_dir).glob("prediction_*.png"))
     with Image.open(path) as picture:
         flat = picture.getpalette("RGB") or []
     colours = np.zeros((256, 3), dtype=np.uint8)

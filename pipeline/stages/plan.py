@@ -89,9 +89,13 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "GPU memory: derived, float32 where precision is auto, CUDA's own 0.5 GB included",
         "cost: multiply-accumulates of all passes, relative to the longest run",
-        f"in all {2 * total / 1000:,.1f} PFLOP, about {total / TERA_MACS_PER_HOUR:,.1f} hours of an "
-        "RTX 3090 at the speed of the paper's Table 15 (DAFormer: 13.7 h)",
+        f"in all {_rounded(2 * total / 1000)} PFLOP, about {_rounded(total / TERA_MACS_PER_HOUR)} "
+        "hours of an RTX 3090 at the speed of the paper's Table 15 (DAFormer: 13.7 h)",
     ]
     if copies:
         lines.append(f"{copies} of {len(rows)} runs are copies of others, computed once")
     return "\n".join(lines)
+
+
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

@@ -1,10 +1,13 @@
 """The figure of predictions: which runs and images it takes, and that its colours are right."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.report.panels import cell_panels
+from pipeline.report.provenance import all_runs, summary
 from pipeline.report.qualitative import draw_qualitative
 from pipeline.report.runs import load_experiments
 from pipeline.stages.aggregate import aggregate
@@ -82,6 +85,24 @@ def test_runs_are_of_the_lowest_common_seed(results, make, tmp_path) -> None:
     (experiment,) = load_experiments(results.plan, results.records)
     (drawn,) = draw_qualitative(experiment, results.root / "runs", tmp_path)
     assert "seed 1" in drawn.caption
+
+
+def test_a_run_that_shares_anothers_record_shares_its_pictures(results, make, tmp_path) -> None:
+    """And its time counts once."""
+    make.add_uda(results, seeds=(0,))
+    for cell in ("dacs_one-hot", "dacs_ecoc"):
+        path = results.records / f"streets_uda-{cell}-s0.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"same_as": f"first-{cell}-s0"}))
+    add_pictures(results, "dacs_one-hot", ONE_HOT, experiment="first")
+    add_pictures(results, "dacs_ecoc", ECOC, experiment="first")
+    make.add_uda(results, seeds=(0,), experiment="first")
+    twin, first = load_experiments(results.plan, results.records)
+    (drawn,) = draw_qualitative(twin, results.root / "runs", tmp_path)
+    assert drawn.path.name == "streets_uda_qualitative.png"
+    # 8 records, 2 of them copies, of 41.5 s each.
+    assert dict(summary([twin, first]))["Runs"].startswith("6, together 4 min 9 s")
+    told = [run.run_id for run in all_runs([twin])]
+    assert told[2] == "streets_uda-dacs_ecoc-s0 (same as first-dacs_ecoc-s0)"
 
 
 def test_old_folders_and_single_runs_have_no_such_figure(results, make, tmp_path) -> None:

@@ -1,0 +1,88 @@
+"""What `ecocseg plan` says before a long run: cost, GPU memory and what lowers it."""
+
+from dataclasses import replace
+
+import pytest
+
+from ecocseg.models.cost import network_cost
+from pipeline.cli import main
+from pipeline.cost import TERA_MACS_PER_HOUR, card_gb, run_cost, run_memory
+from pipeline.exhausted import savers
+from pipeline.params import DataParams, load_params
+from pipeline.planning import compose_cell, load_experiment, plan
+from pipeline.stages.plan import overview
+
+
+def cell(name, overrides=(), experiment="table01_uda"):
+    config, components = compose_cell(load_experiment(experiment), name, overrides)
+    return components, config
+
+
+def test_table_1_is_listed_without_its_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    arguments = ["experiments=[table01_uda]", "seeds=[0,1]", f"data.root={tmp_path}"]
+    assert main(["plan", *arguments]) == 0
+    text = capsys.readouterr().out
+    lines = [line for line in text.splitlines() if "table01_uda" in line]
+    assert len(lines) == 12
+    assert all(" GB " in line and "data not prepared" in line for line in lines)
+    assert all("0, 1" in line for line in lines)
+    assert sum("2 x " in line for line in lines) == 4
+    assert "warning" not in text
+    assert "hours of an RTX 3090" in text
+
+
+def test_the_hours_are_those_of_the_papers_table_15():
+    hours = run_cost(*cell("gta_daformer_one-hot")) / TERA_MACS_PER_HOUR
+    assert hours == pytest.approx(13.7, rel=0.001)
+
+
+def test_the_memory_of_recipes_beside_published_figures():
+    onehot, ecoc = (run_memory(*cell(f"gta_daformer_{name}")) for name in ("one-hot", "ecoc"))
+    # Table 15: 9,807 MB one-hot, 12,817 MB ECOC; ours need not hold [B,N,K,H,W] for the latter.
+    assert 0.75 < card_gb(onehot) / 9.807 < 1
+    assert 1 < ecoc.total / onehot.total < 1.03
+    # lhoyer/MIC#73: 23.3 GB, two images on one card.
+    mic = run_memory(*cell("gta_mic_one-hot", ["schedule.gpus=1"]))
+    assert 0.6 < card_gb(mic) / 23.3 < 1
+
+
+def test_the_passes_of_mic_are_counted_with_their_windows():
+    components, config = cell("gta_mic_one-hot")
+    whole = network_cost(components.model, 19, (1024, 1024)).macs
+    # A prediction: the context at half the size and nine windows of 512; learning: one of each.
+    step = 3 * 3 * 0.2 * whole + whole + 0.1 * whole
+    assert run_cost(components, config) == pytest.approx(40_000 * 2 * step / 1e12, rel=0.001)
+
+
+def test_too_large_a_recipe_is_warned_of_with_what_lowers_it(tmp_path):
+    params = replace(
+        load_params(),
+        experiments=["streets_uda"],
+        seeds=[0],
+        overrides=["benchmark.labelled_transform.crop=[6000,6000]", "method=supervised"],
+        data=DataParams(root=str(tmp_path)),
+    )
+    rows = [row for row in plan(params, need_data=False) if row["cell"] == "oracle"]
+    _, (warning,) = overview(rows, tmp_path)
+    assert "streets_uda/oracle needs about" in warning
+    for name in ("schedule.activation_checkpointing=true", "precision=bf16", "micro_batches=2"):
+        assert name in warning
+    components, _ = cell("oracle", experiment="streets_uda")
+    schedule = replace(components.schedule, activation_checkpointing=True, micro_batches=4)
+    assert savers(schedule) == "schedule.precision=bf16 (not paper-exact)"
+    assert "smaller crop" in savers(replace(schedule, precision="bf16"))
+
+
+def test_copies_cost_once(tmp_path):
+    params = replace(
+        load_params(),
+        experiments=["streets_uda", "streets_codebooks"],
+        seeds=[0],
+        data=DataParams(root=str(tmp_path)),
+    )
+    rows = plan(params, need_data=False)
+    shared = [row for row in rows if row["cell"] in ("dacs_ecoc", "text")]
+    alone = overview(shared[:1], tmp_path)[0].caption.splitlines()
+    both = overview(shared, tmp_path)[0].caption.splitlines()
+    assert both == [*alone, "1 of 2 runs are copies of others, computed once"]
