@@ -1,7 +1,6 @@
 """What a run costs: multiply-accumulates, GPU hours, GPU memory; derived, without a GPU."""
 
 import logging
-from functools import lru_cache
 from typing import Any
 
 from ecocseg.engine.memory import CONTEXT, MemoryEstimate, Pass, training_memory, training_passes
@@ -31,11 +30,8 @@ def run_cost(components: Components, config: Any) -> float:
 
     A pass forward and backward counts 3, one without gradient 1.
     """
-    channels, passes = training_passes(**_settings(components, config))
-    step = sum(
-        (3 if each.gradient else 1) * each.images[0] * _macs(components.model, channels, each)
-        for each in passes
-    )
+    passes = training_passes(**_settings(components, config))
+    step = sum((3 if each.gradient else 1) * _macs(components.model, each) for each in passes)
     return components.schedule.steps * step / TERA
 
 
@@ -76,24 +72,16 @@ def _settings(components: Components, config: Any) -> dict[str, Any]:
     }
 
 
-def _macs(model: ModelConfig, channels: int, each: Pass) -> float:
-    """Multiply-accumulates of one image in one pass forward."""
-    height, width = each.images[1:]
-    whole = _network_macs(model, channels, (height, width))
-    if model.decoder != "hrda" or each.call == "forward":
-        return whole
-    # A prediction has every detail window, what is learnt from has one.
+def _macs(model: ModelConfig, each: Pass) -> float:
+    """Multiply-accumulates of a pass forward."""
+    if model.decoder != "hrda" or each.call == "outputs":
+        return each.macs
+    # What is learnt from has the context and one detail crop, a prediction every detail window.
     from ecocseg.models.hrda import SCALE, window_places
 
+    _, height, width = each.images
     crop = model.hr_crop or (512, 512)
     windows = len(window_places(max(height, crop[0]), max(width, crop[1]), crop))
     context, window = height * width / SCALE**2, crop[0] * crop[1]
-    details = 0 if each.call == "features" else 1
-    return whole * (context + details * window) / (context + windows * window)
-
-
-@lru_cache(maxsize=64)
-def _network_macs(model: ModelConfig, channels: int, size: tuple[int, int]) -> float:
-    from ecocseg.models.cost import network_cost
-
-    return network_cost(model, channels, size).macs
+    details = 0 if each.call == "features" else windows
+    return each.macs * (context + details * window) / (context + window)

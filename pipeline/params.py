@@ -149,6 +149,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(unknown(path, "field", name, list(node)))
         node = inner
     try:
-        node[name] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {text!r} is not a YAML value") from error
+    if path == "data" and isinstance(value, str):
+        # data=FOLDER says where the data is, and leaves the rest of the section as it stands.
+        node, name = node.setdefault("data", {}), "root"
+    node[name] = value

@@ -150,7 +150,7 @@ def plan_row(spec: RunSpec, components: Components, report: Mapping[str, Any]) -
         "experiment": spec.experiment,
         "cell": spec.cell,
         "seed": spec.seed,
-        "cost": round(run_cost(components, spec.config), 3),
+        "cost": float(f"{run_cost(components, spec.config):.6g}"),
         "spec": spec.to_dict(),
         "report": dict(report),
     }

@@ -201,6 +201,15 @@ def test_another_file_under_the_same_name_is_another_run(tmp_path):
         ids(overrides=overrides)
 
 
+def test_a_folder_alone_stands_for_the_root_of_the_data(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("experiments: [streets_uda]\ndata: {root: data, workers: 3}\n")
+    found = load_params(["data=small", "data.sources.gta=/raw/gta"], path).data
+    assert (found.root, found.workers, found.sources) == ("small", 3, {"gta": "/raw/gta"})
+    path.write_text("experiments: [streets_uda]\n")
+    assert load_params(["data=small"], path).data.root == "small"
+
+
 def test_an_unknown_parameter_is_named(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("experiments: [streets_uda]\nseed: [0]\n")

@@ -27,6 +27,12 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path):
     assert [p.name for p in path.parent.iterdir()] == ["abc123.json"]
 
 
+def test_a_record_may_say_what_its_network_costs_and_whose_copy_it_is(tmp_path: Path):
+    network = {"parameters": 85_160_000, "macs": 116.64e9, "size": [512, 512]}
+    record = make_record() | {"network": network, "same_as": "other-run"}
+    assert read_record(write_record(tmp_path, record)) == record
+
+
 def test_only_a_written_record_counts_as_finished(tmp_path: Path):
     assert not is_finished(tmp_path / "records", "abc123")
     write_record(tmp_path / "records", make_record())
@@ -81,6 +87,10 @@ def test_numbers_that_json_lacks_become_null_so_that_equal_runs_compare_equal(tm
         (["results", "last", "teacher", "confusion", 0, 0], -1, "no pixel count"),
         (["results", "last", "teacher", "confusion", 0, 0], 0.5, "no pixel count"),
         (["spec", "odd"], object(), "plain numbers"),
+        (["same_as"], "a/b", "same_as: got 'a/b', allowed a run id"),
+        (["same_as"], None, "same_as: got None"),
+        (["network"], {"parameters": 1, "macs": 2.0}, "network.size: got None"),
+        (["network"], {"parameters": 1, "macs": "2", "size": [3, 4]}, "network.macs: got '2'"),
     ],
 )
 def test_a_record_out_of_schema_is_refused_by_name_and_nothing_is_written(

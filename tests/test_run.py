@@ -1,16 +1,24 @@
 """One run in this process: what its record and folder hold, and that a resumed end equals it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from ecocseg.errors import UserError
 from ecocseg.iou import mean_iou
+from ecocseg.models.cost import network_cost
+from ecocseg.models.segmenter import Segmenter, build_model
 from pipeline.events import read
+from pipeline.params import ClusterParams, DataParams, TrackingParams, load_params
 from pipeline.planning import compose_cell, load_experiment, plan_row
 from pipeline.records import comparable, read_record, record_path
-from pipeline.run import execute_run
-from pipeline.spec import RunSpec
+from pipeline.run import execute_run, execute_smoke
+from pipeline.spec import RunSpec, validate
+from pipeline.stages import single
+from pipeline.status import read_status
 
 TINY = [
     "schedule.steps=4",
@@ -25,23 +33,119 @@ TINY = [
 ]
 
 
+@pytest.fixture(scope="module")
+def planned(streets_data, manifests):
+    """Make (row of the plan, settings) of a cell, for a results folder."""
+
+    def make(cell, results):
+        config, components = compose_cell(load_experiment("streets_uda"), cell, TINY)
+        data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
+        spec = RunSpec(experiment="streets_uda", cell=cell, seed=0, config=config, data=data)
+        settings = {
+            "data_root": str(streets_data),
+            "results": str(results),
+            "device": "cpu",
+            "git": "none",
+            "tracking": {"enabled": False, "uri": None, "folder": str(results)},
+        }
+        return plan_row(spec, components, {"overrides": TINY}), settings
+
+    return make
+
+
 @pytest.fixture(scope="module", params=["source-only", "dacs_ecoc"])
-def finished(request, streets_data, manifests, tmp_path_factory):
+def finished(request, planned, tmp_path_factory):
     """(cell, row of the plan, settings, results folder) of a run that has ended."""
-    config, components = compose_cell(load_experiment("streets_uda"), request.param, TINY)
-    data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
-    spec = RunSpec(experiment="streets_uda", cell=request.param, seed=0, config=config, data=data)
-    row = plan_row(spec, components, {"overrides": TINY})
     results = tmp_path_factory.mktemp("results")
-    settings = {
-        "data_root": str(streets_data),
-        "results": str(results),
-        "device": "cpu",
-        "git": "none",
-        "tracking": {"enabled": False, "uri": None, "folder": str(results)},
-    }
+    row, settings = planned(request.param, results)
     execute_run(row, settings)
     return request.param, row, settings, results
+
+
+def raising(error):
+    """A network's `outputs` that fails, except where sizes alone are asked for."""
+    original = Segmenter.outputs
+
+    def outputs(self, images, random):
+        if images.is_meta:
+            return original(self, images, random)
+        raise error
+
+    return outputs
+
+
+CUDA = (
+    "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.69 GiB of "
+    "which 1.00 GiB is free."
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError(CUDA), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when")],
+)
+@pytest.mark.parametrize("execute", [execute_run, execute_smoke])
+def test_out_of_gpu_memory_is_told_with_what_helps(planned, tmp_path, monkeypatch, error, execute):
+    monkeypatch.setattr("ecocseg.models.network.Segmenter.outputs", raising(error))
+    row, settings = planned("dacs_ecoc", tmp_path)
+    with pytest.raises(UserError, match="the GPU ran out of memory") as told:
+        execute(row, settings)
+    text = str(told.value)
+    assert "the run needs about" in text
+    for name in ("activation_checkpointing=true", "precision=bf16", "micro_batches=2"):
+        assert f"schedule.{name}" in text
+    assert not (tmp_path / "smoke").exists()
+    if execute is execute_run:
+        status = read_status(tmp_path / "runs" / row["run_id"])
+        assert (status.state, status.message) == ("failed", text)
+
+
+def test_a_bug_is_no_lack_of_memory(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ecocseg.models.network.Segmenter.outputs", raising(RuntimeError("shapes do not fit"))
+    )
+    row, settings = planned("source-only", tmp_path)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        execute_run(row, settings)
+    status = read_status(tmp_path / "runs" / row["run_id"])
+    assert (status.state, status.message) == ("failed", "RuntimeError: shapes do not fit")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("crop"), r"KeyError: 'crop'\n\(traceback in .*error.txt\)"),
+        (torch.OutOfMemoryError(CUDA), "the GPU ran out of memory"),
+    ],
+)
+def test_a_single_run_ends_in_a_message(streets_data, tmp_path, monkeypatch, error, message):
+    monkeypatch.setattr("ecocseg.models.network.Segmenter.outputs", raising(error))
+    params = replace(
+        load_params(),
+        data=DataParams(root=str(streets_data)),
+        cluster=ClusterParams(device="cpu"),
+        tracking=TrackingParams(enabled=False),
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        single.run(params, ["experiment=streets_uda", "cell=source-only", *TINY])
+    (folder,) = (tmp_path / "results/runs").iterdir()
+    assert read_status(folder).state == "failed"
+    if isinstance(error, KeyError):
+        assert "in outputs" in (folder / "error.txt").read_text()
+
+
+def test_a_record_holds_what_its_network_costs(finished):
+    _, row, _, results = finished
+    record = read_record(record_path(results / "records", row["run_id"]))
+    components = validate(RunSpec.from_dict(row["spec"]).config)
+    channels = {"one-hot": 19, "ecoc": 40}[row["spec"]["encoding"]["name"]]
+    network = build_model(components.model, channels)
+    assert record["network"]["parameters"] == sum(p.numel() for p in network.parameters())
+    assert record["network"]["size"] == [32, 64]
+    cost = network_cost(components.model, channels, (32, 64))
+    assert record["network"]["macs"] == cost.macs
+    assert record["environment"]["precision"] == "fp32"
 
 
 def test_a_record_holds_diagnostics_of_its_networks(finished):

@@ -94,6 +94,24 @@ def _domain_jitter(images: Tensor, strength: float, generator: torch.Generator) 
     return images
 
 
+def photometric_distortion(images: Tensor, generator: torch.Generator) -> Tensor:
+    """mmsegmentation's PhotoMetricDistortion of images [B,3,H,W], drawn per image.
+
+    Brightness +-32 of 255, contrast and saturation 0.5 to 1.5, hue +-18 of 180 degrees, each with
+    probability 0.5; contrast comes before the two of HSV or after them, equally often. Values are
+    kept as they are where mmsegmentation rounds them to 8 bits after each change.
+    """
+    count = len(images)
+    chosen = torch.rand(4, count, generator=generator) < 0.5
+    drawn = torch.where(chosen, torch.rand(4, count, generator=generator) * 2 - 1, 0)
+    early = (torch.rand(count, generator=generator) < 0.5)[:, None, None, None].to(images.device)
+    brightness, contrast, saturation, hue = drawn.to(images)[:, :, None, None, None]
+    images = (images + 32 / 255 * brightness).clamp(0, 1)
+    images = torch.where(early, (images * (1 + 0.5 * contrast)).clamp(0, 1), images)
+    images = _shift_hsv(images, 0.1 * hue, 1 + 0.5 * saturation)
+    return torch.where(early, images, (images * (1 + 0.5 * contrast)).clamp(0, 1))
+
+
 def _shift_hsv(images: Tensor, turn: Tensor | float, factor: Tensor | float) -> Tensor:
     """Turn the hue of RGB images [B,3,H,W] by a share of the circle, scale their saturation."""
     red, green, blue = images.unbind(1)

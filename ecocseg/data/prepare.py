@@ -85,7 +85,7 @@ def is_prepared(config: DatasetConfig, folder: Path, source: str = "") -> bool:
     there = {
         os.path.join(parent, name)
         for kind in ("images", "labels")
-        for parent, _, names in os.walk(folder.absolute() / kind)
+        for parent, _, names in os.walk(folder.absolute() / kind, followlinks=True)
         for name in names
     }
     rows = load_manifest(folder).all_rows

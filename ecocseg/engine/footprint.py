@@ -27,6 +27,8 @@ class Footprint:
     held: int
     """Bytes of activations for the backward pass, the results included; where blocks run again in
     it, its peak."""
+    macs: float
+    """Multiply-accumulates of the pass forward, by the rule of `network_cost`."""
     outputs: Outputs
     """Its results, on "meta" and without a graph."""
 
@@ -47,30 +49,34 @@ def footprint(
     count, height, width = images
     # Batch statistics want more than one value: one image is measured as half of two.
     measured = max(count, 2)
-    held, outputs = _measure(model, channels, (measured, height, width), bf16, recompute)
-    heads = tuple(replace(head, logits=head.logits[:count]) for head in outputs.heads)
+    whole = _measure(model, channels, (measured, height, width), bf16, recompute)
+    heads = (replace(head, logits=head.logits[:count]) for head in whole.outputs.heads)
+    features = whole.outputs.features[:count]
     return Footprint(
-        held=held * count // measured,
-        outputs=replace(outputs, heads=heads, features=outputs.features[:count]),
+        held=whole.held * count // measured,
+        macs=whole.macs * count / measured,
+        outputs=replace(whole.outputs, heads=tuple(heads), features=features),
     )
 
 
 @lru_cache(maxsize=128)
 def _measure(
     model: ModelConfig, channels: int, images: tuple[int, int, int], bf16: bool, recompute: bool
-) -> tuple[int, Outputs]:
+) -> Footprint:
     network = _network(model, channels, recompute)
     count, height, width = images
     batch = torch.empty(count, 3, height, width, device=META)
     meter = Meter([network])
     with _autocast(network, bf16), meter:
-        found = network.outputs(batch, torch.Generator())
+        with counted_operations(network) as operations:
+            found = network.outputs(batch, torch.Generator())
         held = meter.live
         if recompute:
             torch.autograd.backward([head.logits.float().sum() for head in found.heads])
             held = meter.peak
     heads = tuple(replace(head, logits=head.logits.detach()) for head in found.heads)
-    return held, replace(found, heads=heads, features=found.features.detach())
+    outputs = replace(found, heads=heads, features=found.features.detach())
+    return Footprint(held=held, macs=float(sum(operations)), outputs=outputs)
 
 
 @lru_cache(maxsize=16)
@@ -103,6 +109,25 @@ def _network(model: ModelConfig, channels: int, recompute: bool) -> Any:
 
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
+
+
+@contextmanager
+def counted_operations(network: nn.Module) -> Iterator[list[float]]:
+    """Inside, every module that runs adds its multiply-accumulates to the list."""
+    from ecocseg.models.cost import _operations
+
+    found: list[float] = []
+
+    def add(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            found.append(_operations(module, output))
+
+    handles = [module.register_forward_hook(add) for module in network.modules()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Meter(TorchDispatchMode):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ecocseg.codes.codebook import Codebook
 from ecocseg.config import from_mapping
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
@@ -96,6 +97,9 @@ class Pass:
     images: tuple[int, int, int]
     """How many, height, width."""
     gradient: bool
+    macs: float
+    """Multiply-accumulates forward, by the rule of `network_cost`: of what is learnt from, whatever
+    the call."""
 
 
 def training_passes(
@@ -107,16 +111,15 @@ def training_passes(
     class_names: Sequence[str],
     labelled_crop: tuple[int, int],
     unlabelled_crop: tuple[int, int] | None = None,
-) -> tuple[int, tuple[Pass, ...]]:
-    """Channels of the head, and all passes of a training step over its whole batch.
+) -> tuple[Pass, ...]:
+    """All passes of a training step over its whole batch.
 
     Arguments and errors are those of `training_memory`.
     """
     # However a batch is cut or kept, as many images go through the network.
     sizes = _sizes(replace(schedule, gpus=1, micro_batches=1, activation_checkpointing=False))
     recipe = _recipe(model, encoding, method, sizes, class_names, labelled_crop, unlabelled_crop)
-    found = _of_recipe(recipe)
-    return found.channels, found.passes
+    return _of_recipe(recipe).passes
 
 
 def _recipe(
@@ -131,7 +134,7 @@ def _recipe(
     """What decides the result, as a text that a cache can look up."""
     values = {
         "model": asdict(replace(model, weights="none", weights_sha256=None)),
-        "encoding": dict(encoding),
+        "encoding": _without_file(encoding),
         "method": dict(method),
         "sizes": dict(sizes),
         "names": list(class_names),
@@ -154,7 +157,6 @@ def _sizes(schedule: FitConfig) -> dict[str, Any]:
 
 class _Step(NamedTuple):
     memory: MemoryEstimate
-    channels: int
     passes: tuple[Pass, ...]
 
 
@@ -183,7 +185,7 @@ def _of_recipe(recipe: str) -> _Step:
         labels=max(meter.peak - network.largest, 0),
         allowance=_WORKSPACE + int(_FRAGMENTS * max(meter.peak, network.largest)),
     )
-    return _Step(memory, encoding.channels, passes)
+    return _Step(memory, passes)
 
 
 def _step(
@@ -216,6 +218,14 @@ def _step(
             loss.value.backward()
             # Its graph goes before the next summand makes another, as in training.
             del loss
+
+
+def _without_file(encoding: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoding with the length of its codebook file: another one may get the file's name."""
+    options = dict(encoding)
+    if options.get("codebook_path") is not None:
+        options["length"] = Codebook.load(options.pop("codebook_path")).length
+    return options
 
 
 def _encoding(values: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -284,8 +294,10 @@ class _Network:
 
     def _found(self, call: str, images: Tensor) -> Footprint:
         size = (len(images), *images.shape[2:])
-        self.passes.append(Pass(call=call, images=size, gradient=torch.is_grad_enabled()))
-        return footprint(self.model, self.channels, size, bf16=self.bf16, recompute=self.recompute)
+        found = footprint(self.model, self.channels, size, bf16=self.bf16, recompute=self.recompute)
+        gradient = torch.is_grad_enabled()
+        self.passes.append(Pass(call=call, images=size, gradient=gradient, macs=found.macs))
+        return found
 
 
 def _like(result: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ecocseg.data.augment import photometric_distortion
 from ecocseg.data.transforms import Sample
 from ecocseg.methods.base import Context, Loss, Method, supervised_terms
 
@@ -14,6 +15,8 @@ class Config:
 
     divisor: Literal["all", "valid"] = "all"
     """Mean over all pixels (UDA recipes) or over those that are not ignored (SSL recipes)."""
+    distortion: bool = False
+    """Photometric distortion of the images, as DAFormer's source-only and oracle runs have it."""
 
 
 class Supervised(Method):
@@ -28,9 +31,12 @@ class Supervised(Method):
     def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
         """One summand: the encoding's loss on the labels."""
         sample = batch["labelled"]
+        images = sample.images
+        if self.config.distortion:
+            images = photometric_distortion(images, context.random)
         value, parts = supervised_terms(
             context,
-            context.outputs(sample.images).heads,
+            context.outputs(images).heads,
             sample.labels,
             over_valid=self.config.divisor == "valid",
         )

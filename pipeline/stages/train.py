@@ -51,7 +51,7 @@ def run(params: Params) -> None:
                 _grid(smoke, "execute_smoke", settings, params, "smoke runs")
                 print_memory(smoke)
                 try:
-                    _grid(todo, "execute_run", settings, params, "runs")
+                    _grid(todo, "execute_run", settings, params, "runs", sources)
                 finally:
                     _copy_records(rows, sources)
     if tracking.enabled:
@@ -132,10 +132,13 @@ def _grid(
     settings: Mapping[str, Any],
     params: Params,
     title: str,
+    sources: Mapping[str, str] | None = None,
 ) -> None:
+    """Execute `rows`; `sources` names for each run that is a copy the one it is a copy of."""
     asked = resources(params)
     results = RESULTS / "smoke" if function == "execute_smoke" else RESULTS
-    with live_view(title) as on_progress:
+    beside = f" ({len(sources)} more are copies of them)" if sources else ""
+    with live_view(title + beside) as on_progress:
         outcome = run_all(
             rows,
             f"pipeline.run:{function}",
@@ -147,6 +150,8 @@ def _grid(
         )
     if outcome.failed:
         listed = "\n".join(f"  {run_id}: {text}" for run_id, text in outcome.failed.items())
+        waiting = sum(source in outcome.failed for source in (sources or {}).values())
+        listed += f"\n{waiting} more runs are copies of these and wait for them" if waiting else ""
         raise UserError(
             f"{len(outcome.failed)} of {len(rows)} {title} failed:\n{listed}\n"
             "Mend the cause and start the same command again: what is finished stays finished"

@@ -12,6 +12,7 @@ from ecocseg.data.augment import (
     colour_jitter,
     domain_view,
     gaussian_blur,
+    photometric_distortion,
     strong_view,
 )
 
@@ -155,3 +156,35 @@ def test_domain_jitter_adds_brightness_and_scales_contrast_per_image():
     assert 0.2 - 1e-6 <= min(seen) < 0.25
     assert 0.80 < max(seen) <= 0.84 + 1e-6
     assert sum(seen) / len(seen) == pytest.approx(0.5, abs=0.02)
+
+
+def test_photometric_distortion_against_its_steps():
+    """One image at a time by colorsys, with the numbers that the batch drew."""
+    images = torch.rand(6, 3, 3, 4, generator=generator(4), dtype=torch.float64)
+    got = photometric_distortion(images, generator(9))
+    random = generator(9)
+    chosen = (torch.rand(4, 6, generator=random) < 0.5).tolist()
+    drawn = (torch.rand(4, 6, generator=random) * 2 - 1).tolist()
+    early = (torch.rand(6, generator=random) < 0.5).tolist()
+    assert len(set(early)) == 2
+    for b in range(6):
+        light, contrast, saturation, hue = (drawn[i][b] if chosen[i][b] else 0.0 for i in range(4))
+        for y in range(3):
+            for x in range(4):
+                rgb = [min(1, max(0, v + 32 * light / 255)) for v in images[b, :, y, x].tolist()]
+                if early[b]:
+                    rgb = [min(1, v * (1 + contrast / 2)) for v in rgb]
+                h, s, v = colorsys.rgb_to_hsv(*rgb)
+                rgb = colorsys.hsv_to_rgb((h + hue / 10) % 1, min(1, s * (1 + saturation / 2)), v)
+                if not early[b]:
+                    rgb = [min(1, v * (1 + contrast / 2)) for v in rgb]
+                assert got[b, :, y, x].tolist() == pytest.approx(list(rgb), abs=1e-6)
+
+
+def test_half_of_the_images_keep_their_brightness():
+    grey = torch.full((400, 3, 1, 1), 0.4)
+    got = photometric_distortion(grey, generator(5))[:, 0, 0, 0]
+    # Hue and saturation leave grey alone; brightness and contrast both stay in a quarter.
+    assert 0.17 < float((got == grey[:, 0, 0, 0]).float().mean()) < 0.33
+    assert float(got.max()) <= (0.4 + 32 / 255) * 1.5 + 1e-6
+    assert float(got.min()) >= (0.4 - 32 / 255) * 0.5 - 1e-6

@@ -13,6 +13,7 @@ from ecocseg.engine.memory import Pass, training_memory, training_passes
 from ecocseg.engine.optim import OptimConfig
 from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.config import ModelConfig
+from ecocseg.models.cost import network_cost
 from ecocseg.models.segmenter import build_model
 
 MIT = ModelConfig(encoder="mit_b0", decoder="daformer", decoder_channels=32)
@@ -126,12 +127,12 @@ def test_the_passes_of_a_step():
         "labelled_crop": (32, 64),
     }
     size = (4, 32, 64)
-    learnt = Pass(call="outputs", images=size, gradient=True)
-    channels, passes = training_passes(method={"name": "dacs"}, **settings)
-    assert channels == 24
-    teacher = Pass(call="forward", images=size, gradient=False)
+    macs = 4 * network_cost(RESNET, 24, (32, 64)).macs
+    learnt = Pass(call="outputs", images=size, gradient=True, macs=macs)
+    teacher = Pass(call="forward", images=size, gradient=False, macs=macs)
+    passes = training_passes(method={"name": "dacs"}, **settings)
     assert passes == (learnt, teacher, learnt)
-    channels, passes = training_passes(method={"name": "fixmatch"}, **settings)
+    passes = training_passes(method={"name": "fixmatch"}, **settings)
     assert [(p.images[0], p.gradient) for p in passes] == [(4, False), (8, True), (4, True)]
 
 

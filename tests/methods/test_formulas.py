@@ -7,7 +7,7 @@ import torch
 from method_parts import NAMES, H, PixelNet, W, context, generator, sample
 from torch.nn import functional as F
 
-from ecocseg.data.augment import strong_view
+from ecocseg.data.augment import photometric_distortion, strong_view
 from ecocseg.data.mixing import class_mask, cutmix_mask
 from ecocseg.encodings import build_encoding
 from ecocseg.errors import ConfigError
@@ -146,6 +146,17 @@ def test_supervised_divisors():
     torch.testing.assert_close(
         got["valid"], F.cross_entropy(logits, labelled.labels, ignore_index=255)
     )
+
+
+def test_supervised_on_distorted_images():
+    encoding = build_encoding("one-hot", {}, NAMES)
+    labelled, student = sample(1, True), PixelNet(5)
+    method = build_method("supervised", {"distortion": True})
+    (loss,) = method.losses(context(encoding, student=student), {"labelled": labelled})
+    images = photometric_distortion(labelled.images, generator(4))
+    assert (images != labelled.images).any()
+    total = F.cross_entropy(student(images), labelled.labels, ignore_index=255, reduction="sum")
+    torch.testing.assert_close(loss.value, total / labelled.labels.numel())
 
 
 @pytest.mark.parametrize("method", ["dacs", "fixmatch"])
