@@ -7,12 +7,14 @@ from pipeline.spec import SPEED_ONLY
 
 
 def deviations(report: Mapping[str, Any], schedule: Mapping[str, Any], *, bf16: bool) -> list[str]:
-    """The user's overrides and the settings that save memory, where they change numbers.
+    """What the cell says of itself, the user's overrides, and settings that save memory.
 
+    Overrides and settings count where they change numbers.
     `report` is a plan row's, `schedule` the resolved one; `bf16`: the run computes in bfloat16. The
     settings count only in a cell that the paper has: its recipes are float32 over whole batches.
     """
-    found = changing(report.get("overrides", ()))
+    own = report.get("deviation")
+    found = ([own] if own else []) + changing(report.get("overrides", ()))
     if report.get("paper") is None:
         return found
     if bf16:

@@ -9,7 +9,7 @@ import yaml
 
 from ecocseg.config import unknown
 from ecocseg.data.config import DatasetConfig
-from ecocseg.data.manifest import load_manifest, processed_dir
+from ecocseg.data.manifest import processed_dir, read_fingerprint
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.files import atomic_write, sha256_file
 from ecocseg.models.weights import is_file
@@ -20,6 +20,8 @@ from pipeline.params import Params
 from pipeline.spec import Components, RunSpec, clean_config, validate
 
 PLAN_FILE = Path("results/plan.jsonl")
+# Groups whose files have different fields.
+_VARYING = ("encoding", "method", "model")
 
 
 def experiment_overrides(params: Params, experiment: str) -> list[str]:
@@ -75,18 +77,33 @@ def compose_cell(
 
 
 def applicable(base: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The overrides without those whose field the cell's encoding or method does not have."""
-    choices = [o for o in overrides if o.partition("=")[0] in ("encoding", "method")]
+    """The overrides without those whose field the cell's components do not have.
+
+    A field that only the method inside the cell's method has (mic's `inner`) is changed there.
+    """
+    choices = [o for o in overrides if o.partition("=")[0] in _VARYING]
     chosen = compose_config([*base, *choices]) if overrides else {}
     kept = []
     for override in overrides:
-        group, _, field = override.partition("=")[0].partition(".")
-        elsewhere = group in ("encoding", "method") and any(
-            field in load_yaml(group, name) for name in names(group)
-        )
-        if not (elsewhere and field not in chosen[group]):
+        path, _, value = override.partition("=")
+        group, _, field = path.partition(".")
+        if group not in _VARYING or not field or _has(chosen[group], field):
+            kept.append(override)
+        elif group == "method" and _has(chosen[group].get("inner"), field):
+            kept.append(f"method.inner.{field}={value}")
+        elif not any(_has(load_yaml(group, name), field) for name in names(group)):
+            # Nobody's: composing says what there is.
             kept.append(override)
     return kept
+
+
+def _has(values: Any, path: str) -> bool:
+    """Whether the nested mapping has the dotted `path`."""
+    for name in path.split("."):
+        if not isinstance(values, Mapping) or name not in values:
+            return False
+        values = values[name]
+    return True
 
 
 def datasets_of(params: Params) -> list[DatasetConfig]:
@@ -166,7 +183,7 @@ def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:
                 f"(or `ecocseg fetch dataset={dataset}` and `ecocseg preprocess dataset={dataset}`)"
             )
         return None
-    return load_manifest(folder).fingerprint
+    return read_fingerprint(folder)
 
 
 def file_fingerprints(components: Components) -> dict[str, str | None]:

@@ -107,7 +107,7 @@ class Prepared:
 
     def _original_labels(self) -> bool:
         """Whether the evaluated split was prepared with its labels at their own size."""
-        return self.manifest.size is None or any(r.label_size != r.image_size for r in self.rows)
+        return all(row.label_size == row.raw_size for row in self.rows)
 
 
 def _checked_manifest(data_root: Path, name: str, fingerprint: str | None) -> Manifest:

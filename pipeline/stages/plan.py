@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -17,8 +18,9 @@ from pipeline.status import record_file
 from pipeline.twins import digest_of
 
 RESULTS = Path("results")
-_RIGHT = ("steps", "GPU memory", "cost")
-_COLUMNS = ("experiment", "cell", "method", "encoding", "seeds", *_RIGHT, "done")
+_RIGHT = ("steps", "GPU memory", "cost", "GPU h")
+_COLUMNS = ("cell", "method", "encoding", "seeds", *_RIGHT, "done")
+_WIDTH = 120
 
 
 def run(params: Params, *, write: bool) -> None:
@@ -26,23 +28,27 @@ def run(params: Params, *, write: bool) -> None:
     rows = plan(params, need_data=write)
     if write:
         write_plan(rows)
-    table, warnings = overview(rows, RESULTS)
-    Console(file=sys.stdout).print(table)
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        # A file or a pipe has no width that the columns would have to share.
+        console.width = _WIDTH
+    tables, warnings = overview(rows, RESULTS)
+    for table in tables:
+        console.print(table)
+    print(_legend(rows))
     for warning in warnings:
         print(f"warning: {warning}")
     if write:
         print(f"{len(rows)} runs -> {PLAN_FILE}")
 
 
-def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[Table, list[str]]:
-    """A table with a line for each cell, and what to look at before a long run."""
-    table = Table(title="Planned runs", title_justify="left", caption_justify="left")
-    for heading in _COLUMNS:
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left")
+def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Table], list[str]]:
+    """A table for each experiment with a line for each cell, and what to look at before a run."""
     longest = max(row["cost"] for row in rows)
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["experiment"], row["cell"]), []).append(row)
+    tables: dict[str, Table] = {}
     warnings = []
     for (experiment, cell), members in groups.items():
         spec = members[0]["spec"]
@@ -56,8 +62,8 @@ def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[Table, l
             )
         done = sum(record_file(results, row["run_id"]).is_file() for row in members)
         unprepared = any(value is None for value in spec["data"].values())
+        table = tables.setdefault(experiment, _table(f"{experiment}: {_cells(groups, experiment)}"))
         table.add_row(
-            experiment,
             cell,
             spec["method"]["name"],
             spec["encoding"]["name"],
@@ -65,10 +71,22 @@ def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[Table, l
             f"{spec['schedule']['steps']:,}",
             _memory_text(needed, components.schedule.gpus),
             f"{members[0]['cost'] / longest:.2f}",
-            "data not prepared" if unprepared else f"{done} of {len(members)}",
+            _rounded(members[0]["cost"] / TERA_MACS_PER_HOUR),
+            "no data yet" if unprepared else f"{done} of {len(members)}",
         )
-    table.caption = _caption(rows)
-    return table, warnings
+    return list(tables.values()), warnings
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE)
+    for heading in _COLUMNS:
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+    return table
+
+
+def _cells(groups: Mapping[tuple[str, str], Sequence[Any]], experiment: str) -> str:
+    members = [len(rows) for (name, _), rows in groups.items() if name == experiment]
+    return f"{len(members)} cells, {sum(members)} runs"
 
 
 def _memory_gb(components: Components, config: Mapping[str, Any]) -> float | None:
@@ -82,15 +100,17 @@ def _memory_text(needed: float | None, gpus: int) -> str:
     return f"{gpus} x {needed:.1f} GB" if gpus > 1 else f"{needed:.1f} GB"
 
 
-def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
+def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
     distinct = {digest_of(row): row["cost"] for row in rows}
     total = sum(distinct.values())
     copies = len(rows) - len(distinct)
     lines = [
         "GPU memory: derived, float32 where precision is auto, CUDA's own 0.5 GB included",
         "cost: multiply-accumulates of all passes, relative to the longest run",
+        "GPU h: hours of one run on an RTX 3090 at the speed of the paper's Table 15 (DAFormer: "
+        "13.7 h)",
         f"in all {_rounded(2 * total / 1000)} PFLOP, about {_rounded(total / TERA_MACS_PER_HOUR)} "
-        "hours of an RTX 3090 at the speed of the paper's Table 15 (DAFormer: 13.7 h)",
+        "GPU hours",
     ]
     if copies:
         lines.append(f"{copies} of {len(rows)} runs are copies of others, computed once")
@@ -98,4 +118,6 @@ def _caption(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _rounded(number: float) -> str:
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+    if number < 0.01:
+        return "< 0.01"
+    return f"{number:,.0f}" if number >= 100 else f"{number:,.3g}"
