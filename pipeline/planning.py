@@ -9,7 +9,12 @@ import yaml
 
 from ecocseg.config import unknown
 from ecocseg.data.config import DatasetConfig
-from ecocseg.data.manifest import processed_dir, read_fingerprint
+from ecocseg.data.manifest import (
+    load_manifest,
+    partition_file,
+    processed_dir,
+    read_fingerprint,
+)
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.files import atomic_write, sha256_file
 from ecocseg.models.weights import is_file
@@ -150,7 +155,9 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
             data = {
                 dataset: fingerprint(params, dataset, need_data)
                 for dataset in components.benchmark.datasets
-            } | file_fingerprints(components)
+            }
+            data |= file_fingerprints(components)
+            data |= list_fingerprints(params, components, need_data)
             for seed in params.seeds:
                 spec = RunSpec(experiment=name, cell=cell, seed=seed, config=config, data=data)
                 base = [f"experiment={name}", *entry["overrides"]]
@@ -208,6 +215,27 @@ def file_fingerprints(components: Components) -> dict[str, str | None]:
         if not Path(name).is_file():
             raise ConfigError(f"{field}: {name} is not there; give the path of an existing file")
         found[field] = sha256_file(Path(name))
+    return found
+
+
+def list_fingerprints(
+    params: Params, components: Components, needed: bool
+) -> dict[str, str | None]:
+    """Checksums of the published lists of labelled images that a benchmark draws on.
+
+    Raises DataError when `needed` and one was not prepared.
+    """
+    benchmark = components.benchmark
+    found: dict[str, str | None] = {}
+    for source in (benchmark.labelled, benchmark.unlabelled):
+        if source is None or source.part == "all" or source.partition.published is None:
+            continue
+        name = source.partition.published
+        folder = processed_dir(Path(params.data.root), source.dataset)
+        if needed:
+            load_manifest(folder).partition(name)
+        path = partition_file(folder, name)
+        found[f"{source.dataset}/partitions/{name}"] = sha256_file(path) if path.is_file() else None
     return found
 
 

@@ -1,5 +1,6 @@
 """Every configuration that users can name composes and validates; a typo ends at the plan."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.params import Params, load_params
 from pipeline.planning import (
     compose_cell,
     datasets_of,
+    list_fingerprints,
     load_experiment,
     plan,
     read_plan,
@@ -100,6 +102,45 @@ def test_an_override_reaches_the_cells_that_have_its_field():
         compose_cell(
             load_experiment("streets_uda"), "oracle", ["encoding.threshold=0.9"], strict=True
         )
+
+
+def test_an_override_reaches_the_method_inside_a_method_and_the_models_that_have_its_field():
+    experiment = load_experiment("table01_uda")
+    overrides = ["method.feature_weight=0.5", "model.hr_windows=4"]
+    found = {}
+    for cell in ("gta_dacs_ecoc", "gta_daformer_ecoc", "gta_mic_ecoc"):
+        config, _ = compose_cell(experiment, cell, overrides)
+        method = config["method"]
+        inside = method.get("inner", method)
+        found[cell] = (inside.get("feature_weight"), config["model"].get("hr_windows"))
+    assert found == {
+        "gta_dacs_ecoc": (None, None),
+        "gta_daformer_ecoc": (0.5, None),
+        "gta_mic_ecoc": (0.5, 4),
+    }
+    for wrong in ("method.feature_wait=1", "model.hr_window=1"):
+        with pytest.raises(ConfigError, match="unknown field"):
+            compose_cell(experiment, "gta_mic_ecoc", [wrong])
+
+
+def test_a_published_list_is_part_of_a_run(tmp_path):
+    """UniMatch's lists: another list is another run, and one that is not there ends at the plan."""
+    values = replace(load_params(), data=replace(load_params().data, root=str(tmp_path)))
+    config = compose_config(
+        ["benchmark=ssl", "benchmark.dataset=cityscapes", "benchmark.crop=[8,8]",
+         "benchmark.published='1_8'"]
+    )  # fmt: skip
+    components = validate(clean_config(config))
+    name = "cityscapes/partitions/1_8"
+    assert list_fingerprints(values, components, False) == {name: None}
+    path = tmp_path / "processed/cityscapes/partitions/1_8.txt"
+    path.parent.mkdir(parents=True)
+    for text in ("a\n", "b\n"):
+        path.write_text(text)
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        assert list_fingerprints(values, components, False) == {name: checksum}
+    with pytest.raises(DataError, match="run the stages fetch and preprocess"):
+        list_fingerprints(values, components, True)
 
 
 def test_an_unknown_experiment_is_named_with_the_nearest():

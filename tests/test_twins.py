@@ -12,7 +12,7 @@ from pipeline.planning import plan, write_plan
 from pipeline.predicting import predict
 from pipeline.records import comparable, read_record, read_records
 from pipeline.stages import single, train
-from pipeline.stages.plan import overview
+from pipeline.stages.plan import legend
 from pipeline.twins import digest_of, originals
 
 TINY = (
@@ -114,8 +114,7 @@ def test_the_grid_says_how_many_are_copies(grid, params, planned, monkeypatch, c
     out = capsys.readouterr().out
     assert "3 runs planned, 2 finished, 0 to do; 1 of 3 runs are copies of others" in out
     assert read_record(path) == before
-    caption = overview(list(planned.values()), grid / "results")[0].caption
-    assert "1 of 3 runs are copies of others" in caption
+    assert "1 of 3 runs are copies of others" in legend(list(planned.values()))
 
 
 def test_a_single_run_takes_the_record_of_an_earlier_plan(grid, params, monkeypatch, capsys):

@@ -25,6 +25,11 @@ def processed_dir(data_root: Path, name: str) -> Path:
     return Path(data_root) / "processed" / name
 
 
+def partition_file(folder: Path, name: str) -> Path:
+    """Where a prepared data set keeps a list of labelled images."""
+    return Path(folder) / "partitions" / f"{name}.txt"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One prepared pair; sizes are (height, width) in pixels.
@@ -89,7 +94,7 @@ class Manifest:
 
     def partition(self, name: str) -> list[str]:
         """Keys of a published list of labelled images, in its order."""
-        path = self.folder / "partitions" / f"{name}.txt"
+        path = partition_file(self.folder, name)
         if not path.is_file():
             there = sorted(path.stem for path in path.parent.glob("*.txt"))
             raise DataError(
@@ -124,8 +129,12 @@ def write_manifest(
     size: tuple[int, int] | None,
     rows: Sequence[Row],
     digest: str,
+    partitions: Sequence[str] = (),
 ) -> Manifest:
-    """Write `manifest.parquet`, then `dataset.json`, and return what they say."""
+    """Write `manifest.parquet`, then `dataset.json`, and return what they say.
+
+    `partitions` are the names of the lists of labelled images that were written.
+    """
     import pyarrow
     import pyarrow.parquet
 
@@ -156,6 +165,7 @@ def write_manifest(
         "splits": manifest.splits,
         "pixels": {split: manifest.pixels(split) for split in manifest.splits},
         "digest": digest,
+        "partitions": list(partitions),
     }
     atomic_write(folder / DATASET_FILE, json.dumps(description, indent=1) + "\n")
     return manifest

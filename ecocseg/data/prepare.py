@@ -8,6 +8,7 @@ file is complete or absent, so an interrupted preparation goes on with the files
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from ecocseg.data.manifest import (
     Manifest,
     Row,
     load_manifest,
+    partition_file,
     read_description,
     write_manifest,
 )
@@ -40,6 +42,8 @@ from ecocseg.data.verify import fail_on, list_splits, rules_of, verify_raw
 from ecocseg.errors import DataError, UserError
 from ecocseg.files import atomic_path, atomic_write, require_space, sha256_file
 from ecocseg.version import RESULTS_VERSION
+
+log = logging.getLogger(__name__)
 
 _STARTED = ".preparing.json"
 _COPIED = {"PNG": ".png", "JPEG": ".jpg"}
@@ -78,7 +82,7 @@ def is_prepared(config: DatasetConfig, folder: Path, source: str = "") -> bool:
     if not (folder / MANIFEST_FILE).is_file():
         return False
     expected = [folder / f"overlay_{split}.png" for split in config.splits]
-    expected += [folder / "partitions" / f"{name}.txt" for name in config.partitions]
+    expected += [partition_file(folder, name) for name in description["partitions"]]
     if not all(path.is_file() for path in expected):
         return False
     # Folders are listed: asking for each of tens of thousands of files is slow on a network disk.
@@ -129,13 +133,15 @@ def prepare(
     with _full_disk(folder):
         rows = map_files(_prepare_item, common, tasks, workers, progress)
         for name, keys in lists.items():
-            atomic_write(folder / "partitions" / f"{name}.txt", "".join(f"{k}\n" for k in keys))
+            atomic_write(partition_file(folder, name), "".join(f"{k}\n" for k in keys))
         for split in listings:
             chosen = [row for row in rows if row.split == split]
             write_overlay(
                 folder / f"overlay_{split}.png", f"{config.name}: {split}", config.table, chosen
             )
-        manifest = write_manifest(folder, config.name, config.table, config.size, rows, digest)
+        manifest = write_manifest(
+            folder, config.name, config.table, config.size, rows, digest, sorted(lists)
+        )
     (folder / _STARTED).unlink()
     return manifest
 
@@ -186,31 +192,31 @@ def _bytes_needed(config: DatasetConfig, listings: Mapping[str, Listing]) -> int
 def _partition_keys(
     config: DatasetConfig, listings: Mapping[str, Listing], files: Mapping[str, Path]
 ) -> dict[str, list[str]]:
-    """Keys of each partition; DataError when a list names images that the split lacks."""
+    """Keys of each partition whose list can be used.
+
+    One that is not there, or that names images which the split lacks, is left out with a warning:
+    only runs on it need it, and the plan says so.
+    """
     layout = LAYOUTS[config.layout]
-    lists, faults = {}, []
+    lists = {}
     for name, entry in config.partitions.items():
-        split = entry["split"]
-        path = files.get(name)
+        split, path = entry["split"], files.get(name)
         if path is None or not path.is_file():
-            faults.append(
-                Fault(str(path or name), "the partition list is not there", "run the stage fetch")
-            )
+            log.warning("%s: partition %s is left out: it was not fetched", config.name, name)
             continue
         keys = keys_of_list(path.read_text(), config.splits[split], layout.key_of)
         absent = sorted(set(keys) - {item.key for item in listings[split].items})
-        if absent or not keys:
-            what = f"names {len(absent)} images that the split {split} lacks, as {absent[:3]}"
-            faults.append(
-                Fault(
-                    str(path),
-                    what if keys else "the partition list is empty",
-                    "complete the split's images, or drop this entry of `partitions` in the data "
-                    "set's YAML",
-                )
-            )
-        lists[name] = keys
-    fail_on(faults)
+        if keys and not absent:
+            lists[name] = keys
+            continue
+        what = f"it names {len(absent)} images that the split {split} lacks, as {absent[:3]}"
+        log.warning(
+            "%s: partition %s is left out: %s (%s)",
+            config.name,
+            name,
+            what if keys else "its list is empty",
+            path,
+        )
     return lists
 
 

@@ -114,13 +114,13 @@ def _drop_gradient(parameter: Tensor) -> None:
 @contextmanager
 def counted_operations(network: nn.Module) -> Iterator[list[float]]:
     """Inside, every module that runs adds its multiply-accumulates to the list."""
-    from ecocseg.models.cost import _operations
+    from ecocseg.models.cost import operations
 
     found: list[float] = []
 
     def add(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            found.append(_operations(module, output))
+            found.append(operations(module, output))
 
     handles = [module.register_forward_hook(add) for module in network.modules()]
     try:

@@ -42,7 +42,7 @@ def network_cost(config: ModelConfig, channels: int, size: tuple[int, int]) -> N
 
     def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
         nonlocal total
-        total += _operations(module, output)
+        total += operations(module, output)
 
     for module in model.modules():
         module.register_forward_hook(add)
@@ -54,7 +54,8 @@ def network_cost(config: ModelConfig, channels: int, size: tuple[int, int]) -> N
     )
 
 
-def _operations(module: nn.Module, output: Tensor) -> int:
+def operations(module: nn.Module, output: Tensor) -> int:
+    """Of one module alone, by the rule of `network_cost`; 0 for what counts nothing."""
     if isinstance(module, _ConvNd):
         return output.numel() * module.weight[0].numel()
     if isinstance(module, nn.Linear):

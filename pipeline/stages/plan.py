@@ -35,7 +35,7 @@ def run(params: Params, *, write: bool) -> None:
     tables, warnings = overview(rows, RESULTS)
     for table in tables:
         console.print(table)
-    print(_legend(rows))
+    print(legend(rows))
     for warning in warnings:
         print(f"warning: {warning}")
     if write:
@@ -100,7 +100,8 @@ def _memory_text(needed: float | None, gpus: int) -> str:
     return f"{gpus} x {needed:.1f} GB" if gpus > 1 else f"{needed:.1f} GB"
 
 
-def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
+def legend(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the columns mean, and what all runs together cost."""
     distinct = {digest_of(row): row["cost"] for row in rows}
     total = sum(distinct.values())
     copies = len(rows) - len(distinct)

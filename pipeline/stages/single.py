@@ -18,6 +18,7 @@ from pipeline.planning import (
     file_fingerprints,
     file_overrides,
     fingerprint,
+    list_fingerprints,
     load_experiment,
     plan_row,
     report_of,
@@ -101,7 +102,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         rest = [*file_overrides(params), *experiment_overrides(params, name), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}
-    data |= file_fingerprints(components)
+    data |= file_fingerprints(components) | list_fingerprints(params, components, True)
     spec = RunSpec(
         experiment=name, cell=named["cell"], seed=int(named["seed"]), config=config, data=data
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ecocseg.data.classes import CLASS_TABLES
 from ecocseg.data.manifest import fingerprint, load_manifest, read_fingerprint
-from ecocseg.data.prepare import prepare
+from ecocseg.data.prepare import is_prepared, prepare
 from ecocseg.data.resize import target_size
 from ecocseg.errors import DataError
 from ecocseg.files import sha256_file
@@ -219,17 +219,26 @@ def test_partitions_become_keys(streets, tmp_path):
         manifest.partition("1_4")
 
 
-def test_partition_faults(streets, tmp_path):
-    with pytest.raises(DataError, match="run the stage fetch"):
-        prepare(partition_config(), streets, tmp_path / "out")
+def test_a_partition_that_cannot_be_used_is_left_out(streets, tmp_path, caplog):
+    """Only runs on it need it: domain adaptation on Cityscapes does without UniMatch's lists."""
     raw = tmp_path / "list.txt"
-    raw.write_text("bonn_000000_000019_leftImg8bit.png\n")
-    with pytest.raises(DataError, match="names 1 images that the split train lacks"):
-        prepare(partition_config(), streets, tmp_path / "out", partitions={"1_2": raw})
-    raw.write_text("")
-    with pytest.raises(DataError, match="list is empty"):
-        prepare(partition_config(), streets, tmp_path / "out", partitions={"1_2": raw})
-    assert not (tmp_path / "out").exists()
+    for text, words in (
+        (None, "it was not fetched"),
+        ("bonn_000000_000019_leftImg8bit.png\n", "names 1 images that the split train lacks"),
+        ("", "its list is empty"),
+    ):
+        files = {}
+        if text is not None:
+            raw.write_text(text)
+            files = {"1_2": raw}
+        caplog.clear()
+        manifest = prepare(partition_config(), streets, tmp_path / words, partitions=files)
+        assert f"cityscapes: partition 1_2 is left out: {words}" in caplog.text.replace(
+            "it names", "names"
+        )
+        assert is_prepared(partition_config(), tmp_path / words)
+        with pytest.raises(DataError, match="no such partition, there are none"):
+            manifest.partition("1_2")
 
 
 def test_contact_sheet_shows_every_class_colour_and_the_images(streets, tmp_path):
