@@ -75,16 +75,16 @@ def compose_cell(
     if cell not in cells:
         raise ConfigError(unknown("cell", "cell", cell, list(cells)))
     base = [f"experiment={experiment['name']}", *cells[cell]["overrides"]]
-    if not strict:
-        overrides = applicable(base, overrides)
+    overrides = applicable(base, overrides, strict=strict)
     config = clean_config(compose_config([*base, *overrides]))
     return config, validate(config)
 
 
-def applicable(base: Sequence[str], overrides: Sequence[str]) -> list[str]:
+def applicable(base: Sequence[str], overrides: Sequence[str], *, strict: bool = False) -> list[str]:
     """The overrides without those whose field the cell's components do not have.
 
     A field that only the method inside the cell's method has (mic's `inner`) is changed there.
+    With `strict` none is left out, so that composing refuses what does not fit.
     """
     choices = [o for o in overrides if o.partition("=")[0] in _VARYING]
     chosen = compose_config([*base, *choices]) if overrides else {}
@@ -96,7 +96,7 @@ def applicable(base: Sequence[str], overrides: Sequence[str]) -> list[str]:
             kept.append(override)
         elif group == "method" and _has(chosen[group].get("inner"), field):
             kept.append(f"method.inner.{field}={value}")
-        elif not any(_has(load_yaml(group, name), field) for name in names(group)):
+        elif strict or not any(_has(load_yaml(group, name), field) for name in names(group)):
             # Nobody's: composing says what there is.
             kept.append(override)
     return kept

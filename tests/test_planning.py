@@ -118,6 +118,8 @@ def test_an_override_reaches_the_method_inside_a_method_and_the_models_that_have
         "gta_daformer_ecoc": (0.5, None),
         "gta_mic_ecoc": (0.5, 4),
     }
+    config, _ = compose_cell(experiment, "gta_mic_ecoc", overrides, strict=True)
+    assert config["method"]["inner"]["feature_weight"] == 0.5
     for wrong in ("method.feature_wait=1", "model.hr_window=1"):
         with pytest.raises(ConfigError, match="unknown field"):
             compose_cell(experiment, "gta_mic_ecoc", [wrong])
