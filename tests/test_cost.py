@@ -76,6 +76,20 @@ def test_too_large_a_recipe_is_warned_of_with_what_lowers_it(tmp_path):
     assert "smaller crop" in savers(replace(schedule, precision="bf16"))
 
 
+def test_features_of_a_random_network_are_warned_of(tmp_path):
+    params = replace(
+        load_params(),
+        experiments=["streets_uda_full"],
+        seeds=[0],
+        overrides=["method.feature_weight=0.005"],
+        data=DataParams(root=str(tmp_path)),
+    )
+    _, warnings = overview(plan(params, need_data=False), tmp_path)
+    cells = [text.split()[0].partition("/")[2] for text in warnings]
+    assert cells == ["daformer_one-hot", "daformer_ecoc", "mic_one-hot", "mic_ecoc"]
+    assert all("method.feature_weight=0" in text for text in warnings)
+
+
 def test_copies_cost_once(tmp_path):
     params = replace(
         load_params(),

@@ -198,11 +198,11 @@ def _partition_keys(
     only runs on it need it, and the plan says so.
     """
     layout = LAYOUTS[config.layout]
-    lists = {}
+    lists, missing = {}, []
     for name, entry in config.partitions.items():
         split, path = entry["split"], files.get(name)
         if path is None or not path.is_file():
-            log.warning("%s: partition %s is left out: it was not fetched", config.name, name)
+            missing.append(name)
             continue
         keys = keys_of_list(path.read_text(), config.splits[split], layout.key_of)
         absent = sorted(set(keys) - {item.key for item in listings[split].items})
@@ -217,6 +217,9 @@ def _partition_keys(
             what if keys else "its list is empty",
             path,
         )
+    if missing:
+        named = ", ".join(missing)
+        log.warning("%s: partition %s is left out: it was not fetched", config.name, named)
     return lists
 
 

@@ -188,6 +188,7 @@ class _Fetcher:
         say so.
         """
         files, sums = {}, {}
+        missing: dict[str, Unreachable] = {}
         for name, file in config.partition_files().items():
             path = self.root / "partitions" / config.name / f"{name}.txt"
             if not (path.is_file() and file.sha256 == sha256_file(path)):
@@ -200,13 +201,17 @@ class _Fetcher:
                 try:
                     brought, _ = self._download(file, folder, instead)
                 except Unreachable as error:
-                    log.warning("%s: partition %s is left out: %s", config.name, name, error)
+                    missing[name] = error
                     continue
                 with atomic_path(path) as temporary:
                     shutil.copyfile(brought, temporary)
                 shutil.rmtree(folder, ignore_errors=True)
             files[name] = relative_to_root(path, self.root)
             sums[file.url] = sha256_file(path)
+        if missing:
+            reason = next(iter(missing.values()))
+            named = ", ".join(missing)
+            log.warning("%s: partition %s is left out: %s", config.name, named, reason)
         return files, sums
 
     def _staging(self, config: DatasetConfig) -> Path:

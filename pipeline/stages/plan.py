@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from ecocseg.methods import build_method
 from pipeline.cost import LIMIT_GB, TERA_MACS_PER_HOUR, card_gb, run_memory
 from pipeline.exhausted import savers
 from pipeline.params import Params
@@ -60,6 +61,11 @@ def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Tab
                 f"{experiment}/{cell} needs about {needed:.1f} GB on each GPU, more than "
                 f"{LIMIT_GB} GB; these lower it: {savers(components.schedule)}"
             )
+        if _built(config).uses_reference and components.model.weights == "none":
+            warnings.append(
+                f"{experiment}/{cell} keeps the network near its features before training, which "
+                "are random without weights; set model.weights or method.feature_weight=0"
+            )
         done = sum(record_file(results, row["run_id"]).is_file() for row in members)
         unprepared = any(value is None for value in spec["data"].values())
         table = tables.setdefault(experiment, _table(f"{experiment}: {_cells(groups, experiment)}"))
@@ -87,6 +93,11 @@ def _table(title: str) -> Table:
 def _cells(groups: Mapping[tuple[str, str], Sequence[Any]], experiment: str) -> str:
     members = [len(rows) for (name, _), rows in groups.items() if name == experiment]
     return f"{len(members)} cells, {sum(members)} runs"
+
+
+def _built(config: Mapping[str, Any]) -> Any:
+    method = dict(config["method"])
+    return build_method(method.pop("name"), method)
 
 
 def _memory_gb(components: Components, config: Mapping[str, Any]) -> float | None:
