@@ -13,10 +13,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ecocseg.models.blank import META, blank_model
+from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.config import ModelConfig
+from ecocseg.models.cost import operations
 from ecocseg.types import Outputs
 
-META = torch.device("meta")
 _ROUNDING = 512  # bytes; PyTorch's allocator on a GPU
 
 
@@ -93,13 +95,7 @@ def weights(model: ModelConfig, channels: int) -> tuple[int, int]:
 @lru_cache(maxsize=16)
 def _network(model: ModelConfig, channels: int, recompute: bool) -> Any:
     """The network without numbers, in training mode; no gradient is kept."""
-    # Imported here: they import the model libraries, which takes seconds.
-    from ecocseg.models.checkpointing import checkpoint_blocks
-    from ecocseg.models.segmenter import build_model
-
-    with _Blank():
-        network = build_model(replace(model, weights="none", weights_sha256=None), channels)
-    network = network.to(device=META).train()
+    network = blank_model(model, channels).train()
     if recompute:
         checkpoint_blocks(network.encoder)
     for parameter in network.parameters():
@@ -114,8 +110,6 @@ def _drop_gradient(parameter: Tensor) -> None:
 @contextmanager
 def counted_operations(network: nn.Module) -> Iterator[list[float]]:
     """Inside, every module that runs adds its multiply-accumulates to the list."""
-    from ecocseg.models.cost import operations
-
     found: list[float] = []
 
     def add(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -167,33 +161,6 @@ class Meter(TorchDispatchMode):
             self.live -= size
 
         self._known[id(storage)] = weakref.ref(storage, forget)
-
-
-class _Blank(TorchFunctionMode):
-    """Makes parameters without storage, and leaves out what fills them.
-
-    Not `torch.device("meta")`: that one also takes the numbers that constructors compute with.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones):
-            options["device"] = META
-        elif _fills(func) and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **options)
-
-
-def _fills(func: Callable[..., Any]) -> bool:
-    """Whether it works in place, as its name says."""
-    name = getattr(func, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") and not name.startswith("requires_")
 
 
 @contextmanager

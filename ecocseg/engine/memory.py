@@ -20,11 +20,12 @@ from ecocseg.config import from_mapping
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
 from ecocseg.engine.fit import FitConfig
-from ecocseg.engine.footprint import META, Footprint, Meter, footprint, weights
+from ecocseg.engine.footprint import Footprint, Meter, footprint, weights
 from ecocseg.engine.seed import generator
 from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
 from ecocseg.methods.base import Context, Method
+from ecocseg.models.blank import META
 from ecocseg.models.config import ModelConfig
 from ecocseg.types import Outputs
 

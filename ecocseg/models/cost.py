@@ -1,17 +1,15 @@
 """Parameters and operations of a network, counted without memory for it and without weights."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
+from ecocseg.models.blank import blank_model
 from ecocseg.models.config import ModelConfig
-from ecocseg.models.segmenter import build_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +33,7 @@ def network_cost(config: ModelConfig, channels: int, size: tuple[int, int]) -> N
 
     Raises what `build_model` raises; no weights are fetched or read.
     """
-    with OnMeta():
-        model = build_model(replace(config, weights="none"), channels)
-    model = model.to(device="meta").eval()
+    model = blank_model(config, channels).eval()
     total = 0
 
     def add(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -63,22 +59,3 @@ def operations(module: nn.Module, output: Tensor) -> int:
     if isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm):
         return output.numel() * (2 if module.weight is None else 4)
     return 0
-
-
-class OnMeta(TorchFunctionMode):
-    """Parameters without storage.
-
-    Not `torch.device("meta")`: that one also takes the numbers that constructors compute with.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones):
-            options["device"] = "meta"
-        return func(*args, **options)
