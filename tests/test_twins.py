@@ -1,6 +1,9 @@
 """Runs of equal content: one is computed, the others are copies of its record."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,10 +58,13 @@ def planned(params):
 def grid(params, planned, tmp_path_factory):
     """The folder in which a grid has run."""
     folder = tmp_path_factory.mktemp("grid")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_plan(list(planned.values()))
-        train.run(params)
+    write_plan(list(planned.values()), folder / "results/plan.jsonl")
+    shutil.copy(ROOT / "params.yaml", folder)
+    # A process of its own: other tests of this one may have a Ray running.
+    settings = [f"data.root={params.data.root}", "cluster.device=cpu", "tracking.enabled=false"]
+    command = [sys.executable, "-m", "pipeline.cli", "grid", *settings]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 

@@ -20,12 +20,12 @@ def blank_model(config: ModelConfig, channels: int) -> Segmenter:
 
     Raises what `build_model` raises.
     """
-    with _Blank():
+    with Blank():
         network = build_model(replace(config, weights="none", weights_sha256=None), channels)
     return network.to(device=META)
 
 
-class _Blank(TorchFunctionMode):
+class Blank(TorchFunctionMode):
     """Makes parameters without storage, and leaves out what fills them.
 
     Not `torch.device("meta")`: that one also takes the numbers that constructors compute with.

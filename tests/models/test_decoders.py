@@ -111,9 +111,9 @@ def test_the_resnet_of_deeplabv2_is_resnet_v1c_with_contracted_dilation():
     """
     from segmentation_models_pytorch.encoders import get_encoder
 
-    from ecocseg.models.cost import OnMeta
+    from ecocseg.models.blank import Blank
 
-    with OnMeta():
+    with Blank():
         encoder = get_encoder("tu-resnet101c", output_stride=8).model
     stem = [m for m in encoder.conv1 if isinstance(m, nn.Conv2d)]
     assert [(c.out_channels, c.stride[0], c.kernel_size[0]) for c in stem] == [

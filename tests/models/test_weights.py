@@ -8,8 +8,8 @@ from segmentation_models_pytorch.encoders import get_encoder
 from ecocseg.engine.seed import seeded
 from ecocseg.errors import UserError
 from ecocseg.files import sha256_file
+from ecocseg.models.blank import Blank
 from ecocseg.models.config import ModelConfig
-from ecocseg.models.cost import OnMeta
 from ecocseg.models.segmenter import build_model
 from ecocseg.models.weights import check_library_weights, load_encoder_weights, state_sha256
 
@@ -70,7 +70,7 @@ def file_of(shapes, path):
 
 def empty(name, **options):
     """An encoder of the library whose weights are whatever the memory holds."""
-    with OnMeta():
+    with Blank():
         encoder = get_encoder(name, **options)
     return encoder.to_empty(device="cpu")
 
