@@ -167,14 +167,18 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
     return rows
 
 
-def plan_row(spec: RunSpec, components: Components, report: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as one line of plan.jsonl; its cost is in 10^12 multiply-accumulates."""
+def plan_row(
+    spec: RunSpec, components: Components, report: Mapping[str, Any], cost: float | None = None
+) -> dict[str, Any]:
+    """A run as one line of plan.jsonl; its cost, derived if None, is in 10^12 operations."""
+    if cost is None:
+        cost = run_cost(components, spec.config)
     return {
         "run_id": spec.run_id,
         "experiment": spec.experiment,
         "cell": spec.cell,
         "seed": spec.seed,
-        "cost": float(f"{run_cost(components, spec.config):.6g}"),
+        "cost": float(f"{cost:.6g}"),
         "spec": spec.to_dict(),
         "report": dict(report),
     }

@@ -140,6 +140,8 @@ class _Execution:
             tracker.record(record)
             # Last: from now on the run counts as finished.
             write_record(self.records, record)
+        # Of an attempt that failed before.
+        (self.run_dir / "error.txt").unlink(missing_ok=True)
         steps = self.trainer.config.steps
         self._write_status(state="finished", step=steps, eta_s=0.0, force=True)
 

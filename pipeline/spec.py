@@ -17,8 +17,8 @@ from ecocseg.models.segmenter import ModelConfig
 from ecocseg.version import RESULTS_VERSION
 
 COMPONENTS = ("benchmark", "model", "encoding", "method", "schedule")
-# Settings of a schedule that decide how fast a run is, never what comes out of it.
-SPEED_ONLY = ("loader_workers", "activation_checkpointing", "gpus")
+# Settings of a schedule that decide how fast or how safe a run is, never what comes out of it.
+SPEED_ONLY = ("loader_workers", "checkpoint_every", "activation_checkpointing", "gpus")
 
 
 @dataclass(frozen=True, kw_only=True)

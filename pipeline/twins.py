@@ -11,7 +11,7 @@ from typing import Any
 from ecocseg.errors import UserError
 from pipeline.deviations import deviations
 from pipeline.records import read_record, write_record
-from pipeline.spec import RunSpec
+from pipeline.spec import SPEED_ONLY, RunSpec
 from pipeline.status import record_file, run_directory
 
 Row = Mapping[str, Any]
@@ -44,6 +44,12 @@ def copy_record(row: Row, source: str, results: Path) -> bool:
         return False
     record = read_record(path)
     spec = RunSpec.from_dict(row["spec"])
+    # Time and memory are those of the original: so are the settings that decide only them.
+    measured = record["spec"]["schedule"]
+    plain = spec.to_dict()
+    plain["schedule"] = plain["schedule"] | {
+        name: measured[name] for name in SPEED_ONLY if name in measured
+    }
     bf16 = record["environment"].get("precision") == "bf16"
     found = deviations(row["report"], spec.config["schedule"], bf16=bf16)
     write_record(
@@ -53,7 +59,7 @@ def copy_record(row: Row, source: str, results: Path) -> bool:
             "run_id": row["run_id"],
             "experiment": spec.experiment,
             "cell": spec.cell,
-            "spec": spec.to_dict(),
+            "spec": plain,
             "paper_exact": row["report"].get("paper") is not None and not found,
             "deviations": found,
             "same_as": record.get("same_as", source),

@@ -1,7 +1,7 @@
 """Work on pixels in pieces: [K,c] slices of an image that stay in the processor's cache."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -31,7 +31,11 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
     """Context without autocast, which would turn the matrix products inside into half precision."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    kind = tensor.device.type
+    # "meta", where sizes are worked out, has none.
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def pieces(tensor: Tensor, pixels: int | None = None) -> Iterator[tuple[int, slice]]:

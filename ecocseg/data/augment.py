@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from ecocseg.codes.pixels import full_precision
 from ecocseg.data.transforms import uniform
 
 
@@ -34,7 +35,8 @@ def colour_jitter(
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     """Blur an image [3,H,W]; the kernel reaches three standard deviations (`sigma` in pixels)."""
     size = _kernel_size(image, sigma)
-    return TF.gaussian_blur(image, [size, size], [sigma, sigma])
+    with full_precision(image):
+        return TF.gaussian_blur(image, [size, size], [sigma, sigma])
 
 
 def strong_view(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -148,8 +150,10 @@ def blur_each(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     weights = kernels.to(images.device).repeat_interleave(channels, 0)[:, None]
     flat = images.reshape(1, batch * channels, height, width)
     flat = F.pad(flat, (reach, reach, reach, reach), mode="reflect")
-    flat = F.conv2d(flat, weights[:, :, :, None], groups=batch * channels)
-    flat = F.conv2d(flat, weights[:, :, None], groups=batch * channels)
+    # Images keep their precision where networks compute in bfloat16.
+    with full_precision(images):
+        flat = F.conv2d(flat, weights[:, :, :, None], groups=batch * channels)
+        flat = F.conv2d(flat, weights[:, :, None], groups=batch * channels)
     return flat.reshape(images.shape)
 
 

@@ -139,8 +139,9 @@ class StepBatches(Dataset[dict[str, Sample]]):
         rare = stream.rare_classes
         if rare is None:
             return [(index, None) for index in self._passes[stream.name].indices(step)]
+        tries = rare.tries if rare.crop_pixels > 0 else 0
         return [
-            (index, Quota(train_id=train, pixels=rare.crop_pixels, tries=rare.tries))
+            (index, Quota(train_id=train, pixels=rare.crop_pixels, tries=tries))
             for train, index in self._rare[stream.name].draws(step)
         ]
 

@@ -52,7 +52,8 @@ class RareClasses:
     min_pixels: int = 3000
     """Pixels of the class that an image must have more of, at its original size."""
     min_crop_ratio: float = 0.5
-    """The crop must have more than this share of `min_pixels`, at the size it is trained on."""
+    """The crop must have more than this share of `min_pixels`, at the size it is trained on; at 0
+    the first crop is taken."""
     tries: int = 10
     """How often a crop with too few is drawn again; the last one is taken."""
 

@@ -58,7 +58,8 @@ def evaluate(
 ) -> Tensor:
     """Confusion matrix int64 [N,N] of `model` over `rows`, on the CPU.
 
-    Logits (whole) or class scores (slide) are brought to the label's size before the decision.
+    Logits (whole) or what the windows are averaged as (slide) are brought to the label's size
+    before the decision.
     The model is put into evaluation mode and left in the mode it had.
     """
     training = model.training

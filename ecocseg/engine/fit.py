@@ -20,7 +20,7 @@ from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
 from ecocseg.engine.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
 from ecocseg.engine.seed import derive, generator
-from ecocseg.errors import UserError
+from ecocseg.errors import ConfigError, UserError
 from ecocseg.methods.base import Context, Method
 from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.segmenter import Segmenter
@@ -53,7 +53,8 @@ class FitConfig:
     """Parts that a step's batch is cut into, one after the other: less memory, other batch
     statistics and random draws, so not paper-exact above 1."""
     gpus: int = 1
-    """GPUs that the recipe is meant for; does not change the result."""
+    """GPUs that the recipe is meant for, with synchronised batch statistics; not part of a run's
+    identity."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -148,8 +149,11 @@ class Trainer:
         if method.uses_reference:
             # Not in the checkpoint: weights file and seed give the same network again.
             self.reference = copy.deepcopy(self.student).requires_grad_(False).eval()
-        if config.activation_checkpointing:
-            checkpoint_blocks(self.student.encoder)
+        if config.activation_checkpointing and checkpoint_blocks(self.student.encoder) == 0:
+            raise ConfigError(
+                "schedule.activation_checkpointing: got true, but the encoder has no blocks that "
+                "could be computed again (MiTs and ResNets have); set it to false"
+            )
         self.optimizer = build_optimizer(config.optim, self.student)
         self.autocast = autocast_dtype(config.precision, device)
         self.step = 0

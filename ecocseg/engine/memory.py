@@ -73,7 +73,9 @@ def training_memory(
     """Memory of training with these settings; `encoding` and `method` hold `name` and fields.
 
     With `schedule.gpus` above 1 each takes its share of the batch. Precision "auto" counts as
-    float32. What evaluation takes, which keeps nothing for a backward pass, is not in it.
+    float32. Passes that keep nothing for a backward pass, the teacher's and the evaluation's, count
+    as nothing: HRDA's over all windows of two 1024x1024 images peaks at about 4.8 GB, below the
+    step's own peak in the recipes here.
 
     Beside published figures (float32, two images, one card) DAFormer one-hot at 512x512 comes out
     at 0.83 of the paper's 9,807 MB (Table 15, which does not say how it was measured), MIC at

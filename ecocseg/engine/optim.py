@@ -24,7 +24,8 @@ class OptimConfig:
     weight_decay: float = 0.01
     undecayed: Literal["vectors", "norms", "nothing"] = "vectors"
     """What weight decay leaves out: vectors (norms, biases and position embeddings), norms (and
-    position embeddings, as the published UDA recipes do) or nothing (the published SSL recipes)."""
+    position embeddings) or nothing (the published SSL recipes). The UDA papers leave out norms;
+    their code does so in a MiT encoder alone."""
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     warmup_steps: int = 0

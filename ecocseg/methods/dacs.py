@@ -3,6 +3,8 @@
 Source: Tranheden et al., WACV 2021, with the image-level quality weight and the teacher schedule
 that DAFormer gave it; the ECOC form is the paper's Sec. 3.4 and App. H. Deviation from the
 released ECOCSeg code: the mix mask itself tells source from target pixels (method.md, section 4).
+Half of an image's own classes are pasted, as the paper says; DAFormer's and MIC's code draws for
+each image from the classes of the whole batch.
 """
 
 from collections.abc import Iterator, Mapping

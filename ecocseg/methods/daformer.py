@@ -2,8 +2,9 @@
 
 Source: Hoyer et al., CVPR 2022 (lhoyer/DAFormer); margins carried with the crop are HRDA's (ECCV
 2022). With ECOC targets it is the paper's Table 1. Differences from the public code: an image's
-quality is its own share of confident pixels, not the batch's (App. H), and where no pixel of a
-thing class is there the feature distance is 0 instead of NaN, which moves no weight either.
+quality is its own share of confident pixels, not the batch's (App. H), where no pixel of a thing
+class is there the feature distance is 0 instead of NaN, which moves no weight either, and target
+images come in passes instead of being drawn with replacement.
 """
 
 from collections.abc import Sequence
@@ -84,9 +85,6 @@ class DAFormer(dacs.DACS):
     name = "daformer"
     config: Config
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-
     @property
     def uses_reference(self) -> bool:
         """The feature distance compares with the network before training."""
@@ -110,6 +108,14 @@ class DAFormer(dacs.DACS):
         logs = {"loss/labelled": value.detach(), **parts}
         if self.uses_reference:
             assert context.reference is not None
+            known = context.encoding.num_classes
+            require(
+                max(self.config.feature_classes, default=0) < known,
+                "method.feature_classes",
+                list(self.config.feature_classes),
+                f"train ids of the data's {known} classes; name those of its things, or set "
+                "method.feature_weight=0",
+            )
             with torch.no_grad():
                 wanted = context.reference.features(source.images)
             distance = feature_distance(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecocseg.types import Head, Outputs
+from ecocseg.types import IMAGE_DEVIATION, IMAGE_MEAN, Head, Outputs
 
 STRIDE = 32
 """Encoders want images whose sides are multiples of this."""
@@ -30,10 +30,8 @@ class Segmenter(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Sequential) -> None:
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), False)
-        self.register_buffer(
-            "deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), False
-        )
+        for name, values in (("mean", IMAGE_MEAN), ("deviation", IMAGE_DEVIATION)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B,3,H,W] in 0..1 to logits [B,K,H,W]."""

@@ -78,6 +78,16 @@ def cost_notes(experiment: Experiment) -> list[str]:
     elif machines:
         each = (f"{m} ({', '.join(dict.fromkeys(rows))})" for m, rows in machines.items())
         notes.append(f"Measured on: {'; '.join(each)}.")
+    for field, least in (("activation_checkpointing", 0), ("micro_batches", 1)):
+        saving = [
+            cell.title
+            for cell in experiment.cells
+            if any(
+                r["spec"].get("schedule", {}).get(field, 0) > least for r in cell.records.values()
+            )
+        ]
+        if saving:
+            notes.append(f"Measured with schedule.{field}: {', '.join(saving)}.")
     if any(record["environment"].get("device") == "cpu" for record in records):
         notes.append(
             "On a CPU, memory is the whole process's: it does not compare with the paper's."

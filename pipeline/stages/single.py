@@ -91,6 +91,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         }
         named["cell"] = f"{method}_{config['encoding']['name']}"
         entry: dict[str, Any] = {"label": method}
+        kept = rest
     else:
         experiment = load_experiment(name)
         cells = experiment["cells"]
@@ -101,9 +102,12 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         compose_cell(experiment, named["cell"], rest, strict=True)
         rest = [*file_overrides(params), *experiment_overrides(params, name), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
+        kept = applicable([f"experiment={name}", *entry["overrides"]], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}
     data |= file_fingerprints(components) | list_fingerprints(params, components, True)
     spec = RunSpec(
         experiment=name, cell=named["cell"], seed=int(named["seed"]), config=config, data=data
     )
-    return plan_row(spec, components, report_of(experiment, entry, config, 0, rest))
+    report = report_of(experiment, entry, config, 0, kept)
+    # Nothing is put in order by its cost here, and to derive it takes seconds.
+    return plan_row(spec, components, report, cost=0.0)

@@ -120,6 +120,18 @@ def test_images_blurred_together_are_those_blurred_alone(sigmas, size):
     torch.testing.assert_close(blur_each(images, sigmas), alone, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "view", [strong_view, lambda images, random: domain_view(images, 0.2, 0.2, random)]
+)
+def test_images_keep_their_precision_under_autocast(view, images):
+    for seed in range(6):
+        expected = view(images, generator(seed))
+        with torch.autocast("cpu", torch.bfloat16):
+            got = view(images, generator(seed))
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+
+
 def test_hue_and_saturation_against_colorsys():
     images = torch.rand(2, 3, 4, 5, generator=generator(2), dtype=torch.float64)
     images[0, :, 0, 0] = 0.4  # grey

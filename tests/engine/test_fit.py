@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,10 +7,18 @@ import torch
 from ecocseg.config import from_mapping
 from ecocseg.encodings import ENCODINGS
 from ecocseg.engine import checkpoint
-from ecocseg.engine.fit import CheckpointEvent, Diverged, EvaluationEvent, FitConfig, StepEvent
+from ecocseg.engine.fit import (
+    CheckpointEvent,
+    Diverged,
+    EvaluationEvent,
+    FitConfig,
+    StepEvent,
+    Trainer,
+)
 from ecocseg.engine.optim import OptimConfig
 from ecocseg.errors import ConfigError
 from ecocseg.methods import METHODS
+from ecocseg.models.checkpointing import _Marker
 
 CELLS = [(method, encoding) for method in METHODS for encoding in ENCODINGS]
 
@@ -80,10 +89,11 @@ def test_a_finished_run_yields_nothing(tiny_run):
     assert list(again.events()) == []
 
 
-def test_loader_workers_do_not_change_the_result(tiny_run):
+@pytest.mark.parametrize("method", ["fixmatch", "mic"])
+def test_loader_workers_do_not_change_the_result(tiny_run, method):
     states = []
     for workers in (0, 1):
-        run = tiny_run("fixmatch", "one-hot", steps=3, loader_workers=workers)
+        run = tiny_run(method, "one-hot", steps=3, loader_workers=workers)
         events = [plain(event) for event in run.events()]
         states.append((events, run.trainer.state()))
     assert states[0][0] == states[1][0]
@@ -201,13 +211,35 @@ def same(first, second):
 @pytest.mark.parametrize("method", ["mic", "fixmatch"])
 def test_activation_checkpointing_changes_no_number(tiny_run, method):
     """Weights, batch statistics and the teacher, bit for bit."""
-    plain = last_state(tiny_run(method, "ecoc", steps=2, quality=0.5))
-    saving = last_state(
-        tiny_run(method, "ecoc", steps=2, quality=0.5, activation_checkpointing=True)
-    )
+    states, blocks = [], []
+    for wanted in (False, True):
+        run = tiny_run(method, "ecoc", steps=2, quality=0.5, activation_checkpointing=wanted)
+        trainer = run.trainer
+        blocks.append(
+            [sum(isinstance(m, _Marker) for m in network.modules())
+             for network in (trainer.student, trainer.teacher, trainer.reference)
+             if network is not None]
+        )  # fmt: skip
+        states.append(last_state(run))
+    # The student's alone keep their inputs only: no other network has a backward pass.
+    assert not any(blocks[0])
+    assert blocks[1][0] > 0
+    assert not any(blocks[1][1:])
+    plain, saving = states
     assert same(plain["student"], saving["student"])
     if plain["teacher"] is not None:
         assert same(plain["teacher"], saving["teacher"])
+
+
+def test_an_encoder_without_blocks_cannot_be_checkpointed(tiny_run):
+    trainer = tiny_run("supervised", "one-hot").trainer
+    trainer.student.encoder = torch.nn.Conv2d(3, 3, 1)
+    with pytest.raises(ConfigError, match=r"schedule\.activation_checkpointing: got true"):
+        Trainer(
+            replace(trainer.config, activation_checkpointing=True),
+            model=trainer.student, encoding=trainer.encoding, method=trainer.method,
+            device=trainer.device, seed=0,
+        )  # fmt: skip
 
 
 def test_micro_batches_add_up_to_the_batchs_gradient(tiny_run):

@@ -100,6 +100,14 @@ def test_the_source_summand_is_the_loss_plus_the_weighted_distance():
     torch.testing.assert_close(loss.logs["loss/features"], 0.3 * distance.detach())
 
 
+def test_thing_classes_that_the_data_does_not_have_are_refused():
+    encoding = build_encoding("one-hot", {}, NAMES)
+    with pytest.raises(ConfigError, match=r"method.feature_classes: got \[6, 7.* 5 classes"):
+        build_method("daformer", {}).source_loss(
+            context(encoding, reference=PixelNet(5)), sample(1, True)
+        )
+
+
 def test_without_the_distance_no_frozen_network_is_asked_for():
     assert build_method("daformer", {}).uses_reference
     method = build_method("daformer", {"feature_weight": 0.0})
