@@ -21,7 +21,8 @@ import torch
 from ecocseg.data.classes import CLASS_TABLES
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
-from ecocseg.engine.fit import FitConfig, Trainer
+from ecocseg.engine.fit import Trainer
+from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.optim import OptimConfig
 from ecocseg.methods import build_method
 from ecocseg.models.segmenter import build_model

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ecocseg.engine.fit import FitConfig
+from ecocseg.engine.schedule import FitConfig
 from ecocseg.errors import UserError
 from pipeline.cost import SAVERS, card_gb, run_memory
 from pipeline.environment import memory_holders

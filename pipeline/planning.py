@@ -20,6 +20,7 @@ from ecocseg.files import atomic_write, sha256_file
 from ecocseg.models.weights import is_file
 from pipeline.compose import compose_config, load_yaml, names
 from pipeline.cost import run_cost
+from pipeline.epochs import with_steps
 from pipeline.experiments import load_experiment, report_of
 from pipeline.params import Params
 from pipeline.spec import Components, RunSpec, clean_config, validate
@@ -76,7 +77,7 @@ def compose_cell(
         raise ConfigError(unknown("cell", "cell", cell, list(cells)))
     base = [f"experiment={experiment['name']}", *cells[cell]["overrides"]]
     overrides = applicable(base, overrides, strict=strict)
-    config = clean_config(compose_config([*base, *overrides]))
+    config = with_steps(clean_config(compose_config([*base, *overrides])))
     return config, validate(config)
 
 

@@ -43,10 +43,11 @@ class Prepared:
         with seeded(spec.seed, "weights"):
             self.model = build_model(self.components.model, self.encoding.channels)
 
-    def trainer(self, steps: int | None = None) -> Trainer:
-        """The trainer over the schedule, or over its first `steps` steps."""
+    def trainer(self, folder: Path, steps: int | None = None) -> Trainer:
+        """The trainer over the schedule, or over `steps` steps; stages use the `folder`."""
         schedule = self.components.schedule
         if steps is not None:
+            steps = max(steps, self.method.least_steps)
             schedule = replace(
                 schedule, steps=steps, log_every=1, evaluate_every=steps, checkpoint_every=steps
             )
@@ -57,6 +58,7 @@ class Prepared:
             method=self.method,
             device=self.device,
             seed=self.spec.seed,
+            folder=folder,
         )
 
     def events(self, trainer: Trainer, images: int | None = None) -> Any:

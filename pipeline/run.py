@@ -6,6 +6,7 @@ or on another machine that sees the same storage: it goes on from the last check
 
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ import torch
 
 from ecocseg.diagnostics import diagnose, evenly_spaced
 from ecocseg.engine import checkpoint
-from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent, StepEvent
+from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, StepEvent
 from ecocseg.errors import UserError
 from ecocseg.files import atomic_write, require_space
 from ecocseg.iou import mean_iou
@@ -38,7 +39,8 @@ from pipeline.status import (
 )
 from pipeline.tracking import RunTracker, TrackingConfig
 
-LAST, BEST = "last.pt", "best.pt"
+LAST, BEST, STAGES = "last.pt", "best.pt", "stages"
+"""Files of a run: its last checkpoint, its best weights, and the folder of a method's stages."""
 _STATUS_EVERY_S = 1.0
 _SMOKE_STEPS, _SMOKE_IMAGES = 2, 2
 
@@ -52,8 +54,9 @@ def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     device = pick_device(settings["device"])
     with out_of_memory_explained(spec, device):
         run = Prepared(spec, Path(settings["data_root"]), device)
-        for _ in run.events(run.trainer(_SMOKE_STEPS), _SMOKE_IMAGES):
-            pass
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in run.events(run.trainer(Path(folder), _SMOKE_STEPS), _SMOKE_IMAGES):
+                pass
     mark = record_file(Path(settings["results"]) / "smoke", row["run_id"])
     atomic_write(mark, json.dumps(used_memory(device)) + "\n")
 
@@ -105,7 +108,7 @@ class _Execution:
         self.run = Prepared(
             RunSpec.from_dict(row["spec"]), Path(settings["data_root"]), self.device
         )
-        self.trainer = self.run.trainer()
+        self.trainer = self.run.trainer(run_dir / STAGES)
         self.results: dict[str, Any] = {"train": [], "eval": [], "last": None, "best": None}
         self.earlier_seconds = 0.0
         self.best_score = float("-inf")
@@ -132,10 +135,14 @@ class _Execution:
                         self._on_step(event, tracker)
                     elif isinstance(event, EvaluationEvent):
                         self._on_evaluation(event, tracker)
+                    elif isinstance(event, StageEvent):
+                        self._on_stage(event)
                     else:
                         self._on_checkpoint(event, tracker)
             for picture in self._pictures():
                 tracker.artifact(picture, "pictures")
+            for table in sorted((self.run_dir / STAGES).glob("*.csv")):
+                tracker.artifact(table, STAGES)
             record = self._record()
             tracker.record(record)
             # Last: from now on the run counts as finished.
@@ -158,8 +165,7 @@ class _Execution:
 
     def _on_step(self, event: StepEvent, tracker: RunTracker) -> None:
         self.results["train"].append({"step": event.step, **event.metrics})
-        covered = (event.step - 1) % self.trainer.config.log_every + 1
-        speed = covered / event.seconds
+        speed = event.steps / event.seconds
         self._speed = speed if self._speed is None else 0.7 * self._speed + 0.3 * speed
         tracker.events.append("step", event.step, {**event.metrics, "steps_per_second": speed})
         tracker.sync()
@@ -169,6 +175,16 @@ class _Execution:
             loss=event.metrics["loss"],
             steps_per_second=self._speed,
             eta_s=left,
+            activity="",
+        )
+
+    def _on_stage(self, event: StageEvent) -> None:
+        """Show what happens between two stages; the estimate of the time left waits."""
+        self._write_status(
+            step=event.step,
+            activity=f"{event.activity} {event.done} of {event.total}",
+            eta_s=None,
+            force=event.done == event.total,
         )
 
     def _on_evaluation(self, event: EvaluationEvent, tracker: RunTracker) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ecocseg.config import from_mapping, unknown
 from ecocseg.data.benchmark import BenchmarkConfig
 from ecocseg.encodings import ENCODINGS
-from ecocseg.engine.fit import FitConfig
+from ecocseg.engine.schedule import FitConfig
 from ecocseg.errors import ConfigError
 from ecocseg.methods import METHODS
 from ecocseg.models.segmenter import ModelConfig
@@ -54,7 +54,7 @@ class RunSpec:
     def digest(self) -> str:
         """SHA-256 of the content: names of experiment and cell are not part of it."""
         config = json.loads(json.dumps(self.config))
-        for name in SPEED_ONLY:
+        for name in (*SPEED_ONLY, "epochs"):
             config["schedule"].pop(name, None)
         content = {
             "config": config,

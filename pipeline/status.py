@@ -34,7 +34,8 @@ class RunStatus:
     """One reading of a run: `step` of `steps` done, `eta_s` seconds to go, `updated` Unix time.
 
     `node` and `device` are names for people (a Ray node's host, `cpu`, `cuda:0`); `attempt` counts
-    the times the run was started, from 1; `message` is the failure's text.
+    the times the run was started, from 1; `message` is the failure's text, `activity` what a method
+    with stages does between two of them.
     """
 
     state: str = "queued"
@@ -49,6 +50,7 @@ class RunStatus:
     pid: int = field(default_factory=os.getpid)
     attempt: int = 1
     message: str = ""
+    activity: str = ""
     updated: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.engine import checkpoint
-from ecocseg.engine.fit import CheckpointEvent, EvaluationEvent
+from ecocseg.engine.events import CheckpointEvent, EvaluationEvent
 from ecocseg.iou import mean_iou
 from pipeline.environment import pick_device
-from pipeline.run import LAST, Prepared
+from pipeline.run import LAST, STAGES, Prepared
 from pipeline.spec import RunSpec
 
 
@@ -23,8 +23,9 @@ def objective(
     """
     spec = RunSpec.from_dict(with_values(row["spec"], overrides))
     run = Prepared(spec, Path(settings["data_root"]), pick_device(settings["device"]))
-    trainer = run.trainer()
-    path = Path(settings["trial_dir"]) / LAST
+    folder = Path(settings["trial_dir"])
+    trainer = run.trainer(folder / STAGES)
+    path = folder / LAST
     scores: list[dict[str, float]] = []
     if path.is_file():
         state = checkpoint.load(path)

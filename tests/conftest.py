@@ -114,7 +114,7 @@ def tiny_model_config(single_thread):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
+def tiny_run(manifests, tiny_model_config, tmp_path_factory) -> Callable[..., SimpleNamespace]:
     """Make what a run consists of: tiny_run(method, encoding, **fields of FitConfig).
 
     Crops of 32x64 of `streets_data`, batches of 2. Gives .trainer, .streams, .evaluate,
@@ -127,8 +127,9 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
     from ecocseg.data.transforms import TransformConfig
     from ecocseg.encodings import build_encoding
     from ecocseg.engine.evaluate import evaluate
-    from ecocseg.engine.fit import FitConfig, Trainer
+    from ecocseg.engine.fit import Trainer
     from ecocseg.engine.optim import OptimConfig
+    from ecocseg.engine.schedule import FitConfig
     from ecocseg.engine.seed import seeded
     from ecocseg.methods import build_method
     from ecocseg.models.segmenter import build_model
@@ -152,6 +153,7 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
         quality: float | None = None,
         double: bool = False,
         seed: int = 0,
+        folder: Path | None = None,
         **fields,
     ) -> SimpleNamespace:
         options = {} if quality is None else {"quality_threshold": quality}
@@ -174,7 +176,13 @@ def tiny_run(manifests, tiny_model_config) -> Callable[..., SimpleNamespace]:
         fields.setdefault("optim", OptimConfig(lr=1e-3, head_lr_factor=2.0))
         built = build_method(method, SMALL_METHODS.get(method, {}))
         trainer = Trainer(
-            FitConfig(**fields), model=model, encoding=encoder, method=built, device=cpu, seed=seed
+            FitConfig(**fields),
+            model=model,
+            encoding=encoder,
+            method=built,
+            device=cpu,
+            seed=seed,
+            folder=folder or tmp_path_factory.mktemp("stages"),
         )
         streams = build_streams(benchmark, manifests, built.streams, 2, 2)
         streams = [built.adapt(stream) for stream in streams]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ecocseg.encodings import ENCODINGS
-from ecocseg.engine.fit import StepEvent
+from ecocseg.engine.events import StepEvent
 from ecocseg.engine.optim import OptimConfig
 from ecocseg.methods import METHODS
 from ecocseg.version import RESULTS_VERSION

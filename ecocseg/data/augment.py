@@ -6,56 +6,86 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from ecocseg.codes.pixels import full_precision
 from ecocseg.data.transforms import uniform
 
+LUMA = (0.2989, 0.587, 0.114)
+"""Shares of red, green and blue in torchvision's greyscale."""
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _NOTHING = range(5)
+
+
+def strong_view(
+    images: Tensor, generator: torch.Generator, greyscale_probability: float = 0.2
+) -> Tensor:
+    """The strong view of the SSL recipes, of weak views [B,3F,H,W] of F frames, all at once.
+
+    Each frame by itself: colour jitter (0.5, 0.5, 0.5, 0.25) with probability 0.8, greyscale 0.2,
+    blur with sigma 0.1 to 2 pixels 0.5. CutMix is the method's: it needs the labels.
+    """
+    shape = images.shape
+    images = images.reshape(-1, 3, *shape[2:])
+    count = len(images)
+    drawn = torch.rand(3, count, generator=generator)
+    jittered, blurred = drawn[0] < 0.8, drawn[2] < 0.5
+    images = colour_jitter(images, (0.5, 0.5, 0.5, 0.25), generator, jittered)
+    grey = (drawn[1] < greyscale_probability).to(images.device)[:, None, None, None]
+    images = torch.where(grey, _greyscale(images), images)
+    sigmas = torch.rand(count, generator=generator).mul(1.9).add(0.1)
+    rows = torch.nonzero(blurred)[:, 0]
+    if len(rows):
+        soft = blur_each(images[rows.to(images.device)], sigmas[rows].tolist())
+        images = images.index_copy(0, rows.to(images.device), soft)
+    return images.reshape(shape)
+
 
 def colour_jitter(
-    image: Tensor, strengths: tuple[float, float, float, float], generator: torch.Generator
+    images: Tensor,
+    strengths: tuple[float, float, float, float],
+    generator: torch.Generator,
+    chosen: Tensor | None = None,
 ) -> Tensor:
-    """Jitter brightness, contrast, saturation and hue of an image [3,H,W] in random order.
+    """torchvision's ColorJitter of images [B,3,H,W], drawn per image and computed in batches.
 
-    `strengths` are those of torchvision's ColorJitter: factors between 1 - s and 1 + s, hue
-    between -s and s.
+    `strengths` of brightness, contrast, saturation (factors between 1 - s and 1 + s) and hue (a
+    turn between -s and s of the circle), in an order of each image's own. `chosen` [B], on the CPU:
+    the images that change, all of them by default.
     """
-    brightness, contrast, saturation, hue = strengths
-    operations = [
-        lambda x: TF.adjust_brightness(x, uniform(1 - brightness, 1 + brightness, generator)),
-        lambda x: TF.adjust_contrast(x, uniform(1 - contrast, 1 + contrast, generator)),
-        lambda x: TF.adjust_saturation(x, uniform(1 - saturation, 1 + saturation, generator)),
-        lambda x: TF.adjust_hue(x, uniform(-hue, hue, generator)),
-    ]
-    for i in torch.randperm(4, generator=generator).tolist():
-        image = operations[i](image)
-    return image
+    count = len(images)
+    orders = torch.stack([torch.randperm(4, generator=generator) for _ in range(count)])
+    amounts = torch.rand(count, 4, generator=generator).mul(2).sub(1) * torch.tensor(strengths)
+    if chosen is not None:
+        orders[~chosen] = _NOTHING
+    for place in range(4):
+        operation = orders[:, place]
+        images = _blend(images, operation, amounts)
+        rows = torch.nonzero(operation == _HUE)[:, 0]
+        if len(rows):
+            turn = amounts[rows, _HUE, None, None, None].to(images)
+            rows = rows.to(images.device)
+            images = images.index_copy(0, rows, _shift_hsv(images[rows], turn, 1))
+    return images
 
 
-def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur an image [3,H,W]; the kernel reaches three standard deviations (`sigma` in pixels)."""
-    size = _kernel_size(image, sigma)
-    with full_precision(image):
-        return TF.gaussian_blur(image, [size, size], [sigma, sigma])
+def _blend(images: Tensor, operation: Tensor, amounts: Tensor) -> Tensor:
+    """Brightness, contrast or saturation of each image: a blend with black, its mean or its grey.
 
-
-def strong_view(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The strong view of the SSL recipes, of weak views [B,3,H,W].
-
-    Per image: colour jitter (0.5, 0.5, 0.5, 0.25) with probability 0.8, greyscale 0.2, blur with
-    sigma 0.1 to 2 pixels 0.5. CutMix is the method's: it needs the labels.
+    `operation` [B] says which; `amounts` [B,4] hold the factors less 1.
     """
-    return torch.stack([_strong(image, generator) for image in images])
+    blends = operation < _HUE
+    own = amounts.gather(1, operation.clamp(max=_HUE)[:, None])[:, 0]
+    factor = torch.where(blends, 1 + own, 1).to(images)[:, None, None, None]
+    grey = _greyscale(images)
+    base = torch.stack([operation == _CONTRAST, operation == _SATURATION]).to(images)
+    contrast, saturation = base[:, :, None, None, None]
+    base = grey.mean((-2, -1), keepdim=True) * contrast + grey * saturation
+    return (images * factor + base * (1 - factor)).clamp(0, 1)
 
 
-def _strong(image: Tensor, generator: torch.Generator) -> Tensor:
-    if uniform(0, 1, generator) < 0.8:
-        image = colour_jitter(image, (0.5, 0.5, 0.5, 0.25), generator)
-    if uniform(0, 1, generator) < 0.2:
-        image = TF.rgb_to_grayscale(image, 3)
-    if uniform(0, 1, generator) < 0.5:
-        image = gaussian_blur(image, uniform(0.1, 2.0, generator))
-    return image
+def _greyscale(images: Tensor) -> Tensor:
+    """Images [B,3,H,W] as their grey [B,1,H,W]."""
+    red, green, blue = LUMA
+    return images[:, :1] * red + images[:, 1:2] * green + images[:, 2:] * blue
 
 
 def domain_view(
@@ -135,7 +165,10 @@ def _shift_hsv(images: Tensor, turn: Tensor | float, factor: Tensor | float) -> 
 
 
 def blur_each(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Blur images [B,C,H,W], each with its own sigma in pixels, as `gaussian_blur` does one."""
+    """Blur images [B,C,H,W], each with its own sigma in pixels.
+
+    The kernel reaches three standard deviations; borders are reflected.
+    """
     batch, channels, height, width = images.shape
     reaches = [_kernel_size(images, sigma) // 2 for sigma in sigmas]
     reach = max(reaches)

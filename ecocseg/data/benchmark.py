@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from ecocseg.config import require
+from ecocseg.data.config import DatasetConfig
 from ecocseg.data.dataset import Stream
 from ecocseg.data.manifest import Manifest, Row
 from ecocseg.data.partition import PartitionConfig, split_keys
@@ -71,6 +73,28 @@ def source_rows(source: SourceConfig, manifests: Mapping[str, Manifest]) -> list
             f"the partition {source.partition.fraction!r}; choose another fraction or list"
         )
     return rows[: source.limit]
+
+
+def expected_images(source: SourceConfig, dataset: DatasetConfig) -> int | None:
+    """How many images a source has by what its data set declares; None where it does not say.
+
+    Of a user's own list of labelled images nothing is declared.
+    """
+    total = dataset.expected(source.split)
+    if source.part != "all" and total is not None:
+        partition = source.partition
+        if partition.published is not None:
+            labelled = dataset.partitions.get(partition.published, {}).get("images")
+        elif partition.list_file is not None:
+            labelled = None
+        else:
+            labelled = round(total * Fraction(partition.fraction))
+        if labelled is None:
+            return None
+        total = labelled if source.part == "labelled" else total - labelled
+    if total is None or source.limit is None:
+        return total
+    return min(total, source.limit)
 
 
 def build_streams(

@@ -69,7 +69,11 @@ class DatasetConfig:
     """What label files hold: numbers (`ids`), class colours (`colors`), or several channels of 8
     or 16 bits of which the first holds the number (`first_channel`)."""
     partitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Name -> {split, url, sha256}: published lists of labelled images."""
+    """Name -> {split, url, sha256, images}: published lists of labelled images, and how many each
+    has."""
+    images: Mapping[str, int] = field(default_factory=dict)
+    """Published number of images of each split: for schedules in epochs, and to tell when some are
+    missing."""
 
     def __post_init__(self) -> None:
         for label, value in (("name", self.name), ("source", self.source or self.name)):
@@ -160,6 +164,11 @@ class DatasetConfig:
         """How the raw files are brought: url, local or generate."""
         return str(self.raw["kind"])
 
+    def expected(self, split: str) -> int | None:
+        """Images that a split should have; None where nobody says."""
+        counts = self.raw["counts"] if self.kind == "generate" else self.images
+        return counts.get(split)
+
     def evaluated(self, split: str) -> bool:
         """Whether the labels of a split keep their original size, to be scored on."""
         return bool(self.splits[split].get("evaluate", False))
@@ -186,7 +195,11 @@ class DatasetConfig:
         plain = {
             item.name: getattr(self, item.name)
             for item in fields(self)
-            if item.init and item.name not in ("raw", "source", "classes")
+            if item.init and item.name not in ("raw", "source", "classes", "images")
+        }
+        plain["partitions"] = {
+            name: {key: value for key, value in entry.items() if key != "images"}
+            for name, entry in self.partitions.items()
         }
         plain["ids"] = sorted(self.table.ids.items())
         plain["names"] = self.table.names

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ecocseg.data.transforms import (
 )
 from ecocseg.engine.seed import derive, generator
 from ecocseg.errors import ConfigError, DataError
+from ecocseg.files import atomic_path
 from ecocseg.types import IGNORE
 
 
@@ -45,6 +47,19 @@ def read_stored(row: Row) -> Tensor:
 def read_label(row: Row) -> Tensor:
     """The stored label, train ids uint8 [H,W]; DataError when the file is gone or damaged."""
     return torch.from_numpy(_read(row.label, "L"))
+
+
+def read_targets(path: Path, height: int) -> Tensor:
+    """Pseudo-labels that `write_targets` stored, uint8 [P,H,W]; DataError when they are damaged."""
+    stacked = _read(path, "L")
+    return torch.from_numpy(stacked).reshape(-1, height, stacked.shape[1])
+
+
+def write_targets(path: Path, targets: Tensor) -> None:
+    """Store packed pseudo-labels uint8 [P,H,W] as a PNG, one plane above the other."""
+    with atomic_path(path) as temporary:
+        flat = targets.reshape(-1, targets.shape[-1]).cpu().numpy()
+        Image.fromarray(flat).save(temporary, compress_level=1)
 
 
 def _read(path: object, mode: str) -> "np.ndarray":
@@ -73,6 +88,8 @@ class Stream:
     """Draws images by their rare classes instead of in passes; for labelled streams."""
     margins: Margins | None = None
     """Pixels at top, bottom, left and right of the whole image that `Sample.trusted` excludes."""
+    targets: Path | None = None
+    """Folder of stored pseudo-labels, `<key>.png`, that become `Sample.targets`."""
 
     def __post_init__(self) -> None:
         if self.rare_classes is not None and not self.labelled:
@@ -126,10 +143,19 @@ class StepBatches(Dataset[dict[str, Sample]]):
                 label = read_label(row)
             else:
                 label = torch.full(row.image_size, IGNORE, dtype=torch.uint8)
+            targets = None
+            if stream.targets is not None:
+                targets = read_targets(stream.targets / f"{row.key}.png", row.image_size[0])
             random = generator(self.seed, "view", stream.name, step, place)
             samples.append(
                 random_geometry(
-                    image, label, stream.transform, random, margins=stream.margins, quota=quota
+                    image,
+                    label,
+                    stream.transform,
+                    random,
+                    margins=stream.margins,
+                    quota=quota,
+                    targets=targets,
                 )
             )
         return collate(samples)

@@ -51,6 +51,9 @@ class Sample:
     trusted: Tensor | None = None
     """False on padding and where the margins of the whole image lie, bool like `valid`; None when
     the stream has no margins."""
+    targets: Tensor | None = None
+    """Pseudo-labels that were stored, as `Encoding.pack` gives them: uint8 [P,H,W] or [B,P,H,W];
+    None when the stream has none."""
 
     def to(self, device: torch.device) -> "Sample":
         """The sample on `device`."""
@@ -69,6 +72,7 @@ class Sample:
             labels=change(self.labels),
             valid=change(self.valid),
             trusted=None if self.trusted is None else change(self.trusted),
+            targets=None if self.targets is None else change(self.targets),
         )
 
 
@@ -85,11 +89,13 @@ class Quota:
 def collate(samples: list[Sample]) -> Sample:
     """Stack samples of one size into a batch."""
     trusted = [s.trusted for s in samples if s.trusted is not None]
+    targets = [s.targets for s in samples if s.targets is not None]
     return Sample(
         images=torch.stack([s.images for s in samples]),
         labels=torch.stack([s.labels for s in samples]),
         valid=torch.stack([s.valid for s in samples]),
         trusted=torch.stack(trusted) if trusted else None,
+        targets=torch.stack(targets) if targets else None,
     )
 
 
@@ -106,15 +112,19 @@ def random_geometry(
     *,
     margins: Margins | None = None,
     quota: Quota | None = None,
+    targets: Tensor | None = None,
 ) -> Sample:
     """Scale, pad, crop and flip an image uint8 [3,H,W] with its label uint8 [H,W].
 
     An image that is smaller than its label is enlarged to it, only where the crop lies. The scale
     factor is of the label's size: with scale [0.5, 2] the long side is between half and twice as
     long. Padding is black, labelled 255 and not valid. `margins` of the whole image go with it into
-    `trusted`; crop and flip are drawn again while the `quota` is not met.
+    `trusted`; crop and flip are drawn again while the `quota` is not met. Stored pseudo-labels
+    `targets` uint8 [P,H,W] go the way of the label.
     """
     maps = [label] if margins is None else [label, inside(label.shape, margins)]
+    if targets is not None:
+        maps += targets.unbind()
     if config.scale is not None:
         factor = uniform(*config.scale, generator)
         size = [max(1, round(side * factor)) for side in label.shape]
@@ -136,11 +146,13 @@ def random_geometry(
     image = F.pad(_enlarged(image, high, wide, *window), padding)
     crops = [image, valid, *(m[window] for m in maps)]
     image, valid, label, *rest = (c.flip(-1) if flipped else c for c in crops)
+    trusted = rest.pop(0).bool() if margins is not None else None
     return Sample(
         images=image.contiguous().float() / 255,
         labels=label.long(),
         valid=valid.bool(),
-        trusted=rest[0].bool() if rest else None,
+        trusted=trusted,
+        targets=torch.stack(rest) if rest else None,
     )
 
 

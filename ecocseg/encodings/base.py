@@ -77,6 +77,25 @@ class Encoding(nn.Module, ABC):
         What an ignored pixel (255) becomes is left open.
         """
 
+    @abstractmethod
+    def label_confidence(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Confidence in given labels: [B,K,H,W] and int64 [B,H,W] without 255 -> [B,H,W], 0..1."""
+
+    @abstractmethod
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Logits whose `bit_probabilities` these are: [B,K,H,W] -> [B,K,H,W].
+
+        So that predictions of several views are averaged as probabilities and labelled as one.
+        """
+
+    @abstractmethod
+    def pack(self, targets: Tensor) -> Tensor:
+        """Targets of a pseudo-label as planes to be stored: uint8 [B,P,H,W]."""
+
+    @abstractmethod
+    def unpack(self, planes: Tensor) -> Tensor:
+        """The inverse of `pack`."""
+
     def label_diagnostics(self, logits: Tensor, labels: Tensor) -> Mapping[str, Tensor]:
         """Counts, int64, of what only this encoding's pseudo-labels have; added up over batches.
 

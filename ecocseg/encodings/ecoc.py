@@ -112,6 +112,31 @@ class ECOCEncoding(Encoding):
         ones = self.bit_probabilities(logits)
         return torch.maximum(ones, 1 - ones).mean(1)
 
+    def label_confidence(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the K bits of the probability that the bit is the label's codeword's."""
+        return 1 + self.class_scores(logits).gather(1, labels[:, None])[:, 0]
+
+    def logits_of(self, probabilities: Tensor) -> Tensor:
+        """Log odds; of 0 and 1 those of the nearest numbers that have any."""
+        # So close to 1 that nothing between is a number: float32 has more room near 0.
+        least = torch.finfo(probabilities.dtype).eps / 2
+        return torch.logit(probabilities, eps=least)
+
+    def pack(self, targets: Tensor) -> Tensor:
+        """Eight bits to a plane, the first one in the lowest place."""
+        planes = []
+        for first in range(0, self.channels, 8):
+            part = targets[:, first : first + 8].to(torch.uint8)
+            places = torch.arange(part.shape[1], dtype=torch.uint8, device=part.device)
+            planes.append((part << places[:, None, None]).sum(1, dtype=torch.uint8))
+        return torch.stack(planes, dim=1)
+
+    def unpack(self, planes: Tensor) -> Tensor:
+        """The bits, bool [B,K,H,W]."""
+        places = torch.arange(8, dtype=torch.uint8, device=planes.device)[:, None, None]
+        bits = (planes[:, :, None] >> places) & 1
+        return bits.flatten(1, 2)[:, : self.channels].bool()
+
     def bit_probabilities(self, logits: Tensor) -> Tensor:
         """Sigmoid of the logits."""
         return torch.sigmoid(logits.to(compute_dtype(logits)))

@@ -4,130 +4,44 @@ It writes no file and reports to nobody; what becomes of an event is its consume
 """
 
 import copy
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ecocseg.config import require
 from ecocseg.data.dataset import Stream, batches
 from ecocseg.data.parallel import available_cores
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
-from ecocseg.engine.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
+from ecocseg.engine import checkpoint
+from ecocseg.engine.events import (
+    CheckpointEvent,
+    Diverged,
+    EvaluationEvent,
+    Event,
+    StageEvent,
+    StepEvent,
+)
+from ecocseg.engine.optim import build_optimizer, learning_rate, set_learning_rate
+from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.seed import derive, generator
-from ecocseg.errors import ConfigError, UserError
-from ecocseg.methods.base import Context, Method
+from ecocseg.errors import ConfigError
+from ecocseg.methods.base import Context, Method, Stage, Workshop
 from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.segmenter import Segmenter
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """Length, batch and rhythm of a training run."""
-
-    steps: int
-    labelled_batch: int = 2
-    unlabelled_batch: int = 2
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    ema_decay: float = 0.999
-    """Of the teacher; ramped up as min(1 - 1 / (t + 1), ema_decay)."""
-    log_every: int = 50
-    """Steps over which the curves average."""
-    evaluate_every: int = 4000
-    checkpoint_every: int = 1000
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the GPU has it, else fp32."""
-    clip_norm: float | None = None
-    """Largest norm of the gradient, None for no clipping."""
-    loader_workers: int = 0
-    """Processes that read images ahead, at most one a core; does not change the result."""
-    activation_checkpointing: bool = False
-    """Compute the encoder's activations again in the backward pass instead of keeping them: less
-    memory, about a third more time, the same numbers."""
-    micro_batches: int = 1
-    """Parts that a step's batch is cut into, one after the other: less memory, other batch
-    statistics and random draws, so not paper-exact above 1."""
-    gpus: int = 1
-    """GPUs that the recipe is meant for, with synchronised batch statistics; not part of a run's
-    identity."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "labelled_batch",
-            "log_every",
-            "evaluate_every",
-            "checkpoint_every",
-            "micro_batches",
-            "gpus",
-        ):
-            require(getattr(self, name) > 0, name, getattr(self, name), "1 or more")
-        for name in ("unlabelled_batch", "loader_workers"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "0 to below 1")
-        require(
-            self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0"
-        )
-        # A resumed curve continues without a seam only when no average spans a checkpoint.
-        require(
-            self.checkpoint_every % self.log_every == 0,
-            "checkpoint_every",
-            self.checkpoint_every,
-            f"a multiple of log_every ({self.log_every})",
-        )
-        for name in ("labelled_batch", "unlabelled_batch"):
-            size = getattr(self, name)
-            require(
-                size % self.micro_batches == 0,
-                "micro_batches",
-                self.micro_batches,
-                f"a divisor of {name} ({size})",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepEvent:
-    """Means of the last `log_every` steps."""
-
-    step: int
-    metrics: Mapping[str, float]
-    seconds: float
-    """Wall-clock time of those steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationEvent:
-    """Confusion matrices int64 [N,N] after `step` steps, by role: "student", "teacher"."""
-
-    step: int
-    confusions: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointEvent:
-    """All that a run needs to go on after `step` steps as if it had never stopped.
-
-    The tensors are the live ones: save them, or copy them, before asking for the next event.
-    """
-
-    step: int
-    state: dict[str, Any]
-
-
-Event = StepEvent | EvaluationEvent | CheckpointEvent
-
-
-class Diverged(UserError):
-    """The loss is no longer a finite number."""
-
-
 class Trainer:
-    """Student, teacher and optimiser of one run, and the loop over them."""
+    """Student, teacher and optimiser of one run, and the loop over them.
+
+    `folder` is where a method with several stages leaves what the next one needs.
+    """
 
     def __init__(
         self,
@@ -138,9 +52,21 @@ class Trainer:
         method: Method,
         device: torch.device,
         seed: int,
+        folder: Path | None = None,
     ) -> None:
         self.config, self.method, self.device, self.seed = config, method, device, seed
+        self.folder = folder
+        if method.restarts and folder is None:
+            raise ConfigError(
+                f"method {method.name!r}: its stages hand weights and pseudo-labels on in files; "
+                "give the trainer a folder for them"
+            )
         self.student = model.to(device)
+        self.first_weights: Mapping[str, Tensor] = {}
+        if method.restarts:
+            # Not in the checkpoint: seed and weights file give the same network again.
+            state = self.student.state_dict().items()
+            self.first_weights = {name: value.cpu().clone() for name, value in state}
         self.encoding = encoding.to(device)
         self.teacher: nn.Module | None = None
         if method.uses_teacher:
@@ -154,7 +80,8 @@ class Trainer:
                 "schedule.activation_checkpointing: got true, but the encoder has no blocks that "
                 "could be computed again (MiTs and ResNets have); set it to false"
             )
-        self.optimizer = build_optimizer(config.optim, self.student)
+        self.optim = config.optim.for_batch(config.labelled_batch)
+        self.optimizer = build_optimizer(self.optim, self.student)
         self.autocast = autocast_dtype(config.precision, device)
         self.step = 0
 
@@ -183,25 +110,49 @@ class Trainer:
         `evaluate` maps a network to its confusion matrix. At a step with several events the curve
         comes first, then the evaluation, then the checkpoint.
         """
+        stages = self.method.stages(self.config.steps, streams)
+        for number, stage in enumerate(stages):
+            if self.step >= stage.stop:
+                continue
+            used = yield from self._prepared(number, stages, streams)
+            if number and self.step == stage.start:
+                self._start_over()
+            yield from self._stage(stage, used, self.method.kept_steps(stages), evaluate)
+        self._tidy()
+
+    def _stage(
+        self,
+        stage: Stage,
+        streams: Sequence[Stream],
+        kept: Sequence[int],
+        evaluate: Callable[[nn.Module], Tensor],
+    ) -> Iterator[Event]:
+        """Train to the end of a stage."""
         config = self.config
         sums: dict[str, Tensor] = {}
+        summed = 0
         begun = time.perf_counter()
         # More readers than cores only wait for each other.
         readers = min(config.loader_workers, available_cores())
-        reader = batches(streams, self.seed, self.step, config.steps, readers)
-        for batch in reader:
-            rate = learning_rate(config.optim, self.step, config.steps)
+        for batch in batches(streams, self.seed, self.step, stage.stop, readers):
+            place, length = self.step - stage.start, stage.stop - stage.start
+            rate = learning_rate(self.optim, place, length)
             set_learning_rate(self.optimizer, rate)
-            logs = self._train_step({name: s.to(self.device) for name, s in batch.items()})
+            logs = self._train_step(
+                {name: s.to(self.device) for name, s in batch.items()}, place, length
+            )
             for name, value in logs.items():
                 sums[name] = sums[name] + value if name in sums else value
             self.step += 1
+            summed += 1
             self._update_teacher()
+            if self.step in kept and self.folder is not None:
+                path = self._workshop(self.student, self.folder).kept(self.step)
+                checkpoint.save(path, {"student": self.student.state_dict()})
 
-            last = self.step == config.steps
+            last = self.step == stage.stop
             if self.step % config.log_every == 0 or last:
-                steps = (self.step - 1) % config.log_every + 1
-                metrics = {name: float(value) / steps for name, value in sums.items()}
+                metrics = {name: float(value) / summed for name, value in sums.items()}
                 if metrics["loss"] != metrics["loss"] or abs(metrics["loss"]) == float("inf"):
                     raise Diverged(
                         f"the loss became {metrics['loss']} before step {self.step}; lower "
@@ -210,9 +161,12 @@ class Trainer:
                     )
                 now = time.perf_counter()
                 yield StepEvent(
-                    step=self.step, metrics={**metrics, "lr": rate}, seconds=now - begun
+                    step=self.step,
+                    metrics={**metrics, "lr": rate},
+                    seconds=now - begun,
+                    steps=summed,
                 )
-                sums = {}
+                sums, summed = {}, 0
             if self.step % config.evaluate_every == 0 or last:
                 yield EvaluationEvent(step=self.step, confusions=self._evaluate(evaluate))
             if self.step % config.checkpoint_every == 0 or last:
@@ -220,8 +174,39 @@ class Trainer:
             if not sums:
                 begun = time.perf_counter()
 
-    def _train_step(self, batch: Mapping[str, Sample]) -> dict[str, Tensor]:
-        """One step of the optimiser; returns the scalars for the curves, on the device."""
+    def _prepared(
+        self, number: int, stages: Sequence[Stage], streams: Sequence[Stream]
+    ) -> Generator[StageEvent, None, list[Stream]]:
+        """What a stage reads, once the method has prepared it."""
+        if self.folder is None:
+            return list(streams)
+        # A run that goes on within the stage has its labels already; the student stays as it is.
+        network = (
+            copy.deepcopy(self.student).requires_grad_(False).eval() if number else nn.Identity()
+        )
+        workshop = self._workshop(network, self.folder)
+        return (yield from self.method.stage_streams(number, stages, streams, workshop))
+
+    def _workshop(self, network: nn.Module, folder: Path) -> Workshop:
+        return Workshop(network=network, encoding=self.encoding, device=self.device, folder=folder)
+
+    def _start_over(self) -> None:
+        """Give the student its first weights and a new optimiser."""
+        self.student.load_state_dict(self.first_weights)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.first_weights)
+        self.optimizer = build_optimizer(self.optim, self.student)
+
+    def _tidy(self) -> None:
+        """Remove what only stages needed."""
+        if self.folder is not None:
+            for path in (self.folder / "labels", *self.folder.glob("weights_*.pt")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _train_step(
+        self, batch: Mapping[str, Sample], place: int, length: int
+    ) -> dict[str, Tensor]:
+        """Step `place` of the `length` of a stage; returns the scalars for the curves."""
         # Dropout takes no generator: seeding by step makes it a function of the step too.
         torch.manual_seed(derive(self.seed, "step", self.step))
         self.student.train()
@@ -232,7 +217,8 @@ class Trainer:
         parts = self.config.micro_batches
         for number, part in enumerate(_micro_batches(batch, parts)):
             random = generator(self.seed, "method", self.step, *([number] if number else []))
-            for name, value in self._accumulate(part, random, 1 / parts).items():
+            context = self._context(random, place, length)
+            for name, value in self._accumulate(part, context, 1 / parts).items():
                 logs[name] = logs[name] + value / parts if name in logs else value / parts
         if self.config.clip_norm is not None:
             logs["gradient_norm"] = nn.utils.clip_grad_norm_(
@@ -241,19 +227,21 @@ class Trainer:
         self.optimizer.step()
         return logs
 
-    def _accumulate(
-        self, batch: Mapping[str, Sample], random: torch.Generator, share: float
-    ) -> dict[str, Tensor]:
-        """Add `share` of the batch's gradient to the student's; returns the batch's scalars."""
-        context = Context(
+    def _context(self, random: torch.Generator, place: int, length: int) -> Context:
+        return Context(
             student=self.student,
             teacher=self.teacher,
             reference=self.reference,
             encoding=self.encoding,
-            step=self.step,
-            steps=self.config.steps,
+            step=place,
+            steps=length,
             random=random,
         )
+
+    def _accumulate(
+        self, batch: Mapping[str, Sample], context: Context, share: float
+    ) -> dict[str, Tensor]:
+        """Add `share` of the batch's gradient to the student's; returns the batch's scalars."""
         logs: dict[str, Tensor] = {"loss": torch.zeros((), device=self.device)}
         losses = iter(self.method.losses(context, batch))
         while True:

@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ecocseg.models.blank import META, blank_model
 from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.config import ModelConfig
 from ecocseg.models.cost import operations
-from ecocseg.types import Outputs
+from ecocseg.types import Head, Outputs
 
 _ROUNDING = 512  # bytes; PyTorch's allocator on a GPU
 
@@ -42,17 +42,20 @@ def footprint(
     *,
     bf16: bool = False,
     recompute: bool = False,
+    views: int = 0,
 ) -> Footprint:
     """Of `Segmenter.outputs` for `images` = (how many, height, width) in training mode.
 
-    `bf16`: under autocast; `recompute`: with activation checkpointing. Raises what `build_model`
-    raises; no weights are fetched or read.
+    `bf16`: under autocast; `recompute`: with activation checkpointing; `views`: of the call
+    `network(images, change)` instead, whose change gives so many times the maps (0: no change).
+    Raises what `build_model` raises; no weights are fetched or read.
     """
     count, height, width = images
     # Batch statistics want more than one value: one image is measured as half of two.
     measured = max(count, 2)
-    whole = _measure(model, channels, (measured, height, width), bf16, recompute)
-    heads = (replace(head, logits=head.logits[:count]) for head in whole.outputs.heads)
+    whole = _measure(model, channels, (measured, height, width), bf16, recompute, views)
+    given = count * max(views, 1)
+    heads = (replace(head, logits=head.logits[:given]) for head in whole.outputs.heads)
     features = whole.outputs.features[:count]
     return Footprint(
         held=whole.held * count // measured,
@@ -63,7 +66,12 @@ def footprint(
 
 @lru_cache(maxsize=128)
 def _measure(
-    model: ModelConfig, channels: int, images: tuple[int, int, int], bf16: bool, recompute: bool
+    model: ModelConfig,
+    channels: int,
+    images: tuple[int, int, int],
+    bf16: bool,
+    recompute: bool,
+    views: int,
 ) -> Footprint:
     network = _network(model, channels, recompute)
     count, height, width = images
@@ -71,7 +79,10 @@ def _measure(
     meter = Meter([network])
     with _autocast(network, bf16), meter:
         with counted_operations(network) as operations:
-            found = network.outputs(batch, torch.Generator())
+            if views:
+                found = _whole(network(batch, partial(_perturbed, views=views)))
+            else:
+                found = network.outputs(batch, torch.Generator())
         held = meter.live
         if recompute:
             torch.autograd.backward([head.logits.float().sum() for head in found.heads])
@@ -79,6 +90,20 @@ def _measure(
     heads = tuple(replace(head, logits=head.logits.detach()) for head in found.heads)
     outputs = replace(found, heads=heads, features=found.features.detach())
     return Footprint(held=held, macs=float(sum(operations)), outputs=outputs)
+
+
+def _perturbed(maps: list[Tensor], views: int) -> list[Tensor]:
+    """Maps times a mask for each channel, behind the maps themselves where there are two views."""
+    masked = [each * each.new_empty(*each.shape[:2], 1, 1) for each in maps]
+    if views == 1:
+        return masked
+    return [torch.cat([each] * (views - 1) + [m]) for each, m in zip(maps, masked, strict=True)]
+
+
+def _whole(logits: Tensor) -> Outputs:
+    """Logits [B,K,H,W] of whole images as what a network gives to learn from."""
+    head = Head(logits=logits, rows=slice(None), columns=slice(None), weight=1.0)
+    return Outputs(heads=(head,), features=logits[:, :0], stride=1)
 
 
 @lru_cache(maxsize=16)

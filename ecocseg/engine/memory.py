@@ -19,14 +19,15 @@ from ecocseg.codes.codebook import Codebook
 from ecocseg.config import from_mapping
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
-from ecocseg.engine.fit import FitConfig
 from ecocseg.engine.footprint import Footprint, Meter, footprint, weights
+from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.seed import generator
 from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
 from ecocseg.methods.base import Context, Method
 from ecocseg.models.blank import META
 from ecocseg.models.config import ModelConfig
+from ecocseg.models.network import FeatureChange
 from ecocseg.types import Outputs
 
 CONTEXT = 500_000_000
@@ -207,6 +208,8 @@ def _step(
             )
             for name in method.streams
         }
+        if method.restarts:
+            batch["unlabelled"] = _with_targets(batch["unlabelled"], encoding)
         stand_in: Any = network
         context = Context(
             student=stand_in,
@@ -255,6 +258,12 @@ def _sample(batch: int, crop: Sequence[int]) -> Sample:
     )
 
 
+def _with_targets(sample: Sample, encoding: Any) -> Sample:
+    """With stored pseudo-labels, as the later stages of a method with several read them."""
+    labels = torch.zeros_like(sample.labels)
+    return replace(sample, targets=encoding.pack(encoding.encode(labels)))
+
+
 class _Network:
     """Stands for student, teacher and reference: results of the right size, and what they hold."""
 
@@ -269,8 +278,8 @@ class _Network:
         """As `Segmenter.outputs`."""
         return self._outputs("outputs", images)
 
-    def _outputs(self, call: str, images: Tensor) -> Outputs:
-        found = self._found(call, images)
+    def _outputs(self, call: str, images: Tensor, views: int = 0) -> Outputs:
+        found = self._found(call, images, views)
         heads = tuple(replace(h, logits=_like(h.logits)) for h in found.outputs.heads)
         outputs = replace(found.outputs, heads=heads, features=_like(found.outputs.features))
         if torch.is_grad_enabled():
@@ -281,9 +290,13 @@ class _Network:
             self.largest = max(self.largest, found.held)
         return outputs
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, change: FeatureChange | None = None) -> Tensor:
         """As `Segmenter.forward`: the first head covers the whole images."""
-        return self._outputs("forward", images).heads[0].logits
+        views = 0
+        if change is not None:
+            (changed,) = change([torch.empty(len(images), 1, 1, 1, device=META)])
+            views = len(changed) // len(images)
+        return self._outputs("forward", images, views).heads[0].logits
 
     def features(self, images: Tensor) -> Tensor:
         """As `Segmenter.features`."""
@@ -295,9 +308,16 @@ class _Network:
     def eval(self) -> None:
         """Modes change no size."""
 
-    def _found(self, call: str, images: Tensor) -> Footprint:
+    def _found(self, call: str, images: Tensor, views: int = 0) -> Footprint:
         size = (len(images), *images.shape[2:])
-        found = footprint(self.model, self.channels, size, bf16=self.bf16, recompute=self.recompute)
+        found = footprint(
+            self.model,
+            self.channels,
+            size,
+            bf16=self.bf16,
+            recompute=self.recompute,
+            views=views,
+        )
         gradient = torch.is_grad_enabled()
         self.passes.append(Pass(call=call, images=size, gradient=gradient, macs=found.macs))
         return found

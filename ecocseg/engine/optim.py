@@ -1,6 +1,6 @@
 """Optimiser groups and the learning rate as a function of the step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -19,6 +19,9 @@ class OptimConfig:
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = 6e-5
     """Peak learning rate of the encoder."""
+    lr_batch: int | None = None
+    """Labelled images a step that `lr` is given for: a run with others has its rate in proportion.
+    None takes `lr` as it is."""
     head_lr_factor: float = 10.0
     """Learning rate of decoder and head over that of the encoder."""
     weight_decay: float = 0.01
@@ -36,6 +39,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "lr", self.lr, "above 0")
+        require(
+            self.lr_batch is None or self.lr_batch > 0, "lr_batch", self.lr_batch, "null, 1 or more"
+        )
         require(self.head_lr_factor > 0, "head_lr_factor", self.head_lr_factor, "above 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(all(0 <= b < 1 for b in self.betas), "betas", self.betas, "two numbers in 0..1")
@@ -43,6 +49,12 @@ class OptimConfig:
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "0 or more")
         require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "0 to 1")
         require(self.power >= 0, "power", self.power, "0 or more")
+
+    def for_batch(self, labelled: int) -> "OptimConfig":
+        """With the rate of a run that sees `labelled` labelled images a step, all GPUs together."""
+        if self.lr_batch is None:
+            return self
+        return replace(self, lr=self.lr * labelled / self.lr_batch, lr_batch=None)
 
 
 def build_optimizer(config: OptimConfig, model: Segmenter) -> torch.optim.Optimizer:

@@ -12,7 +12,10 @@ METHODS: dict[str, str] = {
     "dacs": "DACS",
     "daformer": "DAFormer",
     "mic": "MIC",
+    "stpp": "STPlusPlus",
     "fixmatch": "FixMatch",
+    "unimatch": "UniMatch",
+    "unimatch_v2": "UniMatchV2",
 }
 
 

@@ -1,8 +1,10 @@
 """What a method is: it computes losses; the engine owns everything else."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from ecocseg.data.dataset import Stream
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
-from ecocseg.errors import ConfigError
+from ecocseg.engine import checkpoint
+from ecocseg.errors import ConfigError, DataError
 from ecocseg.types import IGNORE, Head, Outputs
 
 
@@ -46,6 +49,53 @@ class Loss:
     """Scalars for the curves, detached."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Steps `start` to `stop` - 1 of a run, whose training begins with the first weights."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEvent:
+    """What happens before a stage's first step: `done` of `total` images are through."""
+
+    step: int
+    activity: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What a method may use between two stages."""
+
+    network: nn.Module
+    """A network as the student is built, to load kept weights into; in evaluation mode."""
+    encoding: Encoding
+    device: torch.device
+    folder: Path
+    """Of this run, for what one stage leaves to the next; a run that goes on finds it again."""
+
+    def kept(self, step: int) -> Path:
+        """File of the student's weights after `step` steps."""
+        return self.folder / f"weights_{step}.pt"
+
+    def network_at(self, step: int) -> nn.Module:
+        """A network as the student was after `step` steps; DataError when its file is gone."""
+        path = self.kept(step)
+        if not path.is_file():
+            raise DataError(
+                f"{path}: the weights that an earlier stage left are gone; remove last.pt of this "
+                "run and start the same command again: it begins anew"
+            )
+        network = copy.deepcopy(self.network)
+        network.load_state_dict(checkpoint.load(path, self.device)["student"])
+        return network
+
+
 class Method(ABC):
     """A method of pseudo-label learning; it never asks which encoding it works with."""
 
@@ -56,6 +106,11 @@ class Method(ABC):
     averages_buffers: ClassVar[bool] = True
     """Whether the teacher's buffers (batch statistics) are averaged like its parameters."""
 
+    restarts: ClassVar[bool] = False
+    """Whether a run has several stages, each of which begins with the first weights."""
+    least_steps: ClassVar[int] = 1
+    """Steps that a run needs at least."""
+
     @property
     def uses_reference(self) -> bool:
         """Whether it compares the student with the network before training."""
@@ -64,6 +119,34 @@ class Method(ABC):
     def adapt(self, stream: Stream) -> Stream:
         """A stream with what the method changes in it, such as the order of images."""
         return stream
+
+    def epoch(self, images: Mapping[str, int], batches: Mapping[str, int]) -> int:
+        """Steps of an epoch: one pass over the unlabelled images, without them over the labelled.
+
+        `images` and `batches`: how many "labelled" and "unlabelled" there are, and in a batch. As
+        in the public SSL code the last, smaller batch is left out.
+        """
+        name = "unlabelled" if "unlabelled" in self.streams else "labelled"
+        return images[name] // batches[name]
+
+    def stages(self, steps: int, streams: Sequence[Stream]) -> tuple[Stage, ...]:
+        """The stages of a run of `steps` steps, one after the other."""
+        return (Stage(name="training", start=0, stop=steps),)
+
+    def kept_steps(self, stages: Sequence[Stage]) -> tuple[int, ...]:
+        """Steps after which the student's weights are kept for a later stage."""
+        return ()
+
+    def stage_streams(
+        self, stage: int, stages: Sequence[Stage], streams: Sequence[Stream], workshop: Workshop
+    ) -> Generator[StageEvent, None, list[Stream]]:
+        """Prepare a stage, telling how far it is, and return what it reads.
+
+        It is called again when a run goes on in the middle of the stage: what is done already lies
+        in the workshop's folder.
+        """
+        yield from ()
+        return list(streams)
 
     @abstractmethod
     def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:

@@ -6,17 +6,27 @@ from typing import Literal
 
 from ecocseg.data.augment import photometric_distortion
 from ecocseg.data.transforms import Sample
+from ecocseg.errors import ConfigError
 from ecocseg.methods.base import Context, Loss, Method, supervised_terms
+from ecocseg.methods.consistency import LabelledConfig, labelled_loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LabelledConfig):
     """Configuration of `supervised`."""
 
     divisor: Literal["all", "valid"] = "all"
     """Mean over all pixels (UDA recipes) or over those that are not ignored (SSL recipes)."""
     distortion: bool = False
     """Photometric distortion of the images, as DAFormer's source-only and oracle runs have it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ohem_threshold is not None and self.divisor != "valid":
+            raise ConfigError(
+                f"ohem_threshold: got {self.ohem_threshold} with divisor {self.divisor!r}; the "
+                "mean over hard pixels is one over those that count: set divisor to valid"
+            )
 
 
 class Supervised(Method):
@@ -34,10 +44,10 @@ class Supervised(Method):
         images = sample.images
         if self.config.distortion:
             images = photometric_distortion(images, context.random)
-        value, parts = supervised_terms(
-            context,
-            context.outputs(images).heads,
-            sample.labels,
-            over_valid=self.config.divisor == "valid",
-        )
+        heads = context.outputs(images).heads
+        if self.config.ohem_threshold is not None:
+            value, parts = labelled_loss(context, heads[0].logits, sample.labels, self.config)
+        else:
+            over_valid = self.config.divisor == "valid"
+            value, parts = supervised_terms(context, heads, sample.labels, over_valid=over_valid)
         yield Loss(value=value, logs={"loss/labelled": value.detach(), **parts})

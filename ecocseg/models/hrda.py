@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecocseg.models.network import STRIDE, Segmenter, pad_to_multiple, upsample
+from ecocseg.errors import ConfigError
+from ecocseg.models.network import STRIDE, FeatureChange, Segmenter, pad_to_multiple, upsample
 from ecocseg.types import Head, Outputs
 
 SCALE = 2
@@ -46,8 +47,16 @@ class HRDA(Segmenter):
         self.attention = attention
         self.crop, self.loss_weight, self.windows = crop, loss_weight, windows
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B,3,H,W] in 0..1 to logits [B,K,H,W], the detail from windows that overlap by half."""
+    def forward(self, images: Tensor, change: FeatureChange | None = None) -> Tensor:
+        """[B,3,H,W] in 0..1 to logits [B,K,H,W], the detail from windows that overlap by half.
+
+        Raises ConfigError for a `change` of the features: two scales have none in common.
+        """
+        if change is not None:
+            raise ConfigError(
+                "model.decoder: got 'hrda', whose two scales have no features in common that a "
+                "method could perturb (unimatch, unimatch_v2); take another decoder"
+            )
         height, width = images.shape[-2:]
         full = self._padded(images)
         context, attention, _ = self._context(full)

@@ -1,11 +1,16 @@
 """What every network is: an encoder, a decoder and a head between images and logits."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecocseg.types import IMAGE_DEVIATION, IMAGE_MEAN, Head, Outputs
 
+FeatureChange = Callable[[list[Tensor]], list[Tensor]]
+"""Maps of an encoder, without the image itself, to what the decoder reads in their place: of equal
+channels and sizes, and perhaps of more images."""
 STRIDE = 32
 """Encoders want images whose sides are multiples of this."""
 
@@ -33,9 +38,13 @@ class Segmenter(nn.Module):
         for name, values in (("mean", IMAGE_MEAN), ("deviation", IMAGE_DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B,3,H,W] in 0..1 to logits [B,K,H,W]."""
-        return self._predict(images)[0]
+    def forward(self, images: Tensor, change: FeatureChange | None = None) -> Tensor:
+        """[B,3,H,W] in 0..1 to logits [B,K,H,W].
+
+        `change` perturbs the maps between encoder and decoder; where it returns more images than it
+        got, there are logits for as many.
+        """
+        return self._predict(images, change)[0]
 
     def outputs(self, images: Tensor, random: torch.Generator) -> Outputs:
         """What is learnt from images [B,3,H,W]: one head over the whole of them.
@@ -58,11 +67,15 @@ class Segmenter(nn.Module):
         """By ImageNet's mean and deviation, as the encoders' weights expect it."""
         return (images - self.mean) / self.deviation
 
-    def _predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(
+        self, images: Tensor, change: FeatureChange | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Logits [B,K,H,W] and the last map of the encoder."""
         height, width = images.shape[-2:]
         padded = pad_to_multiple(self.normalise(images), STRIDE)
         maps = self.encoder(padded)
+        if change is not None:
+            maps = [maps[0], *change(list(maps[1:]))]
         logits = upsample(self.head(self.decoder(maps)), padded.shape[-2:])
         return logits[..., :height, :width], maps[-1]
 

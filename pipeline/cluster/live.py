@@ -227,6 +227,8 @@ def _cells(view: RunView, bar: bool) -> list[str]:
     if view.state != "running":
         node = status.node if view.state == "finished" else ""
         return [step, loss, "", "", shorten(node, _LONGEST_NODE)]
+    if status.activity:
+        loss = status.activity
     speed = status.steps_per_second
     rate = "" if not speed else (f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
     to_go = "" if status.eta_s is None else duration(status.eta_s)

@@ -10,6 +10,7 @@ from ecocseg.config import unknown
 from ecocseg.errors import ConfigError, UserError
 from ecocseg.files import atomic_write
 from pipeline.compose import compose_config
+from pipeline.epochs import with_steps
 from pipeline.params import Params
 from pipeline.planning import (
     applicable,
@@ -79,7 +80,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
     if name == ADHOC:
         shared = applicable(rest, [*file_overrides(params), *params.overrides])
         rest = [*shared, *rest]
-        config = clean_config(compose_config(rest))
+        config = with_steps(clean_config(compose_config(rest)))
         components = validate(config)
         method = config["method"]["name"]
         experiment: dict[str, Any] = {

@@ -11,7 +11,6 @@ from ecocseg.data.augment import (
     blur_each,
     colour_jitter,
     domain_view,
-    gaussian_blur,
     photometric_distortion,
     strong_view,
 )
@@ -44,19 +43,78 @@ def test_views_stay_images_and_depend_on_the_generator_alone(view, images):
     assert len({float(o.sum()) for o in outputs}) > 4
 
 
-def test_jitter_without_strength_changes_nothing(images):
-    got = colour_jitter(images[0], (0, 0, 0, 0), generator())
-    torch.testing.assert_close(got, images[0], atol=1e-5, rtol=0)
+def gaussian_blur(image, sigma):
+    """torchvision's blur of one image; the kernel reaches three deviations, or to the borders."""
+    shortest = min(image.shape[-2:])
+    size = min(2 * math.ceil(3 * sigma) + 1, shortest - 1 + shortest % 2)
+    return TF.gaussian_blur(image, [size, size], [sigma, sigma])
 
 
-def test_jitter_brightness_is_a_factor_within_the_strength(images):
-    grey = torch.full((3, 4, 4), 0.4)
-    factors = [
-        float(colour_jitter(grey, (0.5, 0, 0, 0), generator(s)).mean()) / 0.4 for s in range(200)
+def reference_jitter(image, order, amounts):
+    """torchvision's ColorJitter of one image [3,H,W], with its order and amounts given."""
+    brightness, contrast, saturation, hue = amounts
+    operations = [
+        lambda x: TF.adjust_brightness(x, 1 + brightness),
+        lambda x: TF.adjust_contrast(x, 1 + contrast),
+        lambda x: TF.adjust_saturation(x, 1 + saturation),
+        lambda x: TF.adjust_hue(x, hue),
     ]
-    assert all(0.5 - 1e-4 <= f <= 1.5 + 1e-4 for f in factors)
-    assert min(factors) < 0.6
-    assert max(factors) > 1.4
+    for i in order:
+        image = operations[i](image)
+    return image
+
+
+def test_jitter_of_a_batch_is_torchvisions_of_each_image():
+    images = torch.rand(24, 3, 7, 9, generator=generator(1))
+    strengths = (0.5, 0.4, 0.3, 0.25)
+    chosen = torch.rand(24, generator=generator(2)) < 0.8
+    got = colour_jitter(images, strengths, generator(3), chosen)
+    random = generator(3)
+    orders = [torch.randperm(4, generator=random).tolist() for _ in range(24)]
+    amounts = torch.rand(24, 4, generator=random).mul(2).sub(1) * torch.tensor(strengths)
+    assert len({tuple(order) for order in orders}) > 10
+    for i in range(24):
+        expected = reference_jitter(images[i], orders[i], amounts[i].tolist())
+        torch.testing.assert_close(
+            got[i], expected if chosen[i] else images[i], atol=2e-5, rtol=0, msg=f"image {i}"
+        )
+
+
+def test_every_order_and_the_whole_range_are_drawn_alike():
+    """The amounts of 4,800 images, read off flat ones: uniform in each of the 24 orders."""
+    random = generator(11)
+    flat = torch.full((4800, 3, 1, 1), 0.4)
+    factors = colour_jitter(flat, (0.5, 0, 0, 0), random)[:, 0, 0, 0] / 0.4
+    assert float(factors.min()) == pytest.approx(0.5, abs=0.002)
+    assert float(factors.max()) == pytest.approx(1.5, abs=0.002)
+    counts = torch.histc(factors, bins=10, min=0.5, max=1.5)
+    # Deviation of a count: about 21 of 480.
+    assert (counts - 480).abs().max() < 90
+    random = generator(11)
+    orders = [tuple(torch.randperm(4, generator=random).tolist()) for _ in range(4800)]
+    assert len(set(orders)) == 24
+
+
+def test_jitter_without_strength_changes_nothing(images):
+    got = colour_jitter(images, (0, 0, 0, 0), generator())
+    torch.testing.assert_close(got, images, atol=1e-5, rtol=0)
+
+
+def test_frames_of_a_pair_have_views_of_their_own():
+    frame = torch.rand(1, 3, 8, 8, generator=generator(1)).expand(40, 3, 8, 8)
+    views = strong_view(torch.cat([frame, frame], dim=1), generator(2))
+    assert views.shape == (40, 6, 8, 8)
+    same = (views[:, :3] - views[:, 3:]).abs().amax((1, 2, 3)) < 1e-6
+    assert same.float().mean() < 0.2
+    stacked = torch.stack([frame, frame], dim=1).reshape(80, 3, 8, 8)
+    assert torch.equal(strong_view(stacked, generator(2)).reshape(40, 6, 8, 8), views)
+
+
+def test_no_view_is_grey_without_its_probability():
+    colour = torch.zeros(200, 3, 4, 4)
+    colour[:, 0], colour[:, 1] = 0.6, 0.3
+    views = strong_view(colour, generator(3), greyscale_probability=0.0)
+    assert ((views[:, 0] - views[:, 1]).abs().amax((1, 2)) > 1e-6).all()
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
@@ -70,14 +128,14 @@ def test_blur_against_the_sum_it_is(sigma):
     for i, down in enumerate(weights):
         for j, across in enumerate(weights):
             expected[12 - reach + i, 15 - reach + j] = down * across / total**2
-    got = gaussian_blur(image, sigma)
+    got = blur_each(image[None], [sigma])[0]
     torch.testing.assert_close(got, expected.expand(3, -1, -1), atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(2, 30), (3, 3), (5, 4)])
 def test_blur_of_images_smaller_than_its_kernel(size):
     image = torch.full((3, *size), 0.3)
-    torch.testing.assert_close(gaussian_blur(image, 2.0), image)
+    torch.testing.assert_close(blur_each(image[None], [2.0])[0], image)
 
 
 def test_strong_view_probabilities():

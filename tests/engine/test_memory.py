@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from ecocseg.data.classes import CLASS_TABLES
-from ecocseg.engine.fit import FitConfig
 from ecocseg.engine.footprint import Meter, footprint, weights
 from ecocseg.engine.memory import Pass, training_memory, training_passes
 from ecocseg.engine.optim import OptimConfig
+from ecocseg.engine.schedule import FitConfig
+from ecocseg.methods.unimatch import FeatureDropout
+from ecocseg.methods.unimatch_v2 import ComplementaryDropout
 from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.config import ModelConfig
 from ecocseg.models.cost import network_cost
@@ -33,7 +35,7 @@ def memory(model=MIT, encoding="one-hot", method="dacs", crop=(64, 96), **schedu
     )
 
 
-def kept(model, bf16=False, recompute=False):
+def kept(model, bf16=False, recompute=False, change=None):
     """Bytes that a real pass on the CPU keeps: what autograd saves, and the results."""
     torch.manual_seed(0)
     network = build_model(model, 19).train()
@@ -48,8 +50,12 @@ def kept(model, bf16=False, recompute=False):
 
     autocast = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
     with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = network.outputs(torch.rand(2, 3, 64, 96), torch.Generator())
-    for tensor in [outputs.features, *(head.logits for head in outputs.heads)]:
+        if change is None:
+            outputs = network.outputs(torch.rand(2, 3, 64, 96), torch.Generator())
+            results = [outputs.features, *(head.logits for head in outputs.heads)]
+        else:
+            results = [network(torch.rand(2, 3, 64, 96), change)]
+    for tensor in results:
         keep(tensor)
     return sum(storage.nbytes() for place, storage in found.items() if place not in own)
 
@@ -57,6 +63,15 @@ def kept(model, bf16=False, recompute=False):
 @pytest.mark.parametrize("model", [MIT, RESNET], ids=["mit_b0", "resnet"])
 def test_as_many_bytes_are_held_as_a_real_pass_keeps(model):
     assert footprint(model, 19, (2, 64, 96)).held == pytest.approx(kept(model), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "views"), [(FeatureDropout, 2), (ComplementaryDropout, 1)], ids=["two", "masked"]
+)
+def test_perturbed_features_are_held_as_in_a_real_pass(change, views):
+    real = kept(RESNET, change=change(0.5, torch.Generator()))
+    assert footprint(RESNET, 19, (2, 64, 96), views=views).held == pytest.approx(real, rel=0.03)
+    assert real > 1.05 * kept(RESNET)
 
 
 def test_under_bf16_as_many_as_under_real_autocast():

@@ -113,7 +113,7 @@ def test_fixmatch_is_the_public_codes_loss(share):
     (loss,) = method.losses(context(encoding, student=student), batch)
 
     random = generator(4)
-    strong, strong_partner = strong_view(weak.images, random), strong_view(partner.images, random)
+    strong, strong_partner = strong_view(torch.cat([weak.images, partner.images]), random).chunk(2)
     box = cutmix_mask(2, H, W, random, probability=1.0)
     assert box.any((1, 2)).all()
     confidence, guess = student(weak.images).softmax(1).max(1)
