@@ -58,7 +58,7 @@ def save_panel(
         confident = (pseudo.confidence[0] > encoding.quality_threshold).cpu().numpy()
         faded = _paint(pseudo.labels[0].cpu().numpy(), colours)
         faded = np.where(confident[..., None], faded, faded // 3)
-        picture = image.permute(1, 2, 0).numpy()
+        picture = _shown(image)
         pictures = (picture, _paint(label, colours), faded, _paint(prediction, colours))
         strips.append(np.concatenate([_cell(p, label.shape, _WIDTH) for p in pictures], axis=1))
         files += _save_alone(path.parent, row.key, picture, label, prediction, colours)
@@ -91,7 +91,7 @@ def save_pseudo_labels(
         pictures = [_paint(classes, colours) for classes in (label, first, second)]
         found.append(
             (
-                [image.permute(1, 2, 0).numpy(), *pictures],
+                [_shown(image), *pictures],
                 {title: values[0].double().cpu().numpy() for title, values in maps.items()},
             )
         )
@@ -105,6 +105,11 @@ def save_pseudo_labels(
         size = pictures[1].shape
         strips.append(np.concatenate([_cell(p, size, _MAP_WIDTH) for p in shown], axis=1))
     _save(path, strips)
+
+
+def _shown(image: torch.Tensor) -> Picture:
+    """The first frame of an image [3F,H,W] as [H,W,3]."""
+    return image[:3].permute(1, 2, 0).numpy()
 
 
 def _save_alone(

@@ -2,8 +2,9 @@
 
 A raw value is what a data set's label files hold; a train id is 0..N-1 (N classes) or 255 for
 pixels that count nowhere. Sources: Cityscapes' label table (cityscapesScripts `labels.py`; GTA
-uses the same ids), the README of SYNTHIA-RAND-CITYSCAPES, and the 11 classes of CamVid as SegNet
-grouped them (Badrinarayanan et al., 2017), in the order of that release's files.
+uses the same ids), the README of SYNTHIA-RAND-CITYSCAPES, the 11 classes of CamVid as SegNet
+grouped them (Badrinarayanan et al., 2017), in the order of that release's files, the devkit of
+Pascal VOC, and the annotations of COCO 2017.
 """
 
 import colorsys
@@ -100,6 +101,28 @@ def pack_colors(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 def _packed(color: tuple[int, int, int]) -> int:
     return (color[0] << 16) | (color[1] << 8) | color[2]
+
+
+def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours for `count` classes without any: hues a golden angle apart, three brightnesses."""
+    found: dict[tuple[int, int, int], None] = {}
+    step = 0
+    while len(found) < count:
+        red, green, blue = colorsys.hsv_to_rgb(
+            (step * 0.61803398875) % 1, 0.65, 1 - 0.2 * (step % 3)
+        )
+        found[round(red * 255), round(green * 255), round(blue * 255)] = None
+        step += 1
+    return tuple(found)
+
+
+def _voc_color(number: int) -> tuple[int, int, int]:
+    """Colour of a class in the devkit's palette: its bits spread over red, green and blue."""
+    channels = [0, 0, 0]
+    for place in range(8):
+        for channel in range(3):
+            channels[channel] |= (number >> (3 * place + channel) & 1) << (7 - place)
+    return channels[0], channels[1], channels[2]
 
 
 # name, Cityscapes label id, colour; in train id order
@@ -199,6 +222,61 @@ CITYSCAPES_TO_CAMVID_11 = ClassTable(
     | {raw: CAMVID_11.names.index(name) for name, raws in _TO_CAMVID.items() for raw in raws},
 )
 
+# Pascal VOC's 20 classes in the devkit's order, its palette's colours, 255 the boundary.
+_VOC = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+PASCAL_21 = ClassTable(
+    names=_VOC,
+    colors=tuple(_voc_color(number) for number in range(len(_VOC))),
+    ids={number: number for number in range(len(_VOC))} | {255: 255},
+)
+# COCO's 80 categories in the order of their ids; 0 is background, as in Pascal VOC.
+_COCO = """
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire
+    hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant,
+    bear, zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis,
+    snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
+    tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple,
+    sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted
+    plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone,
+    microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear,
+    hair drier, toothbrush
+""".replace("\n", " ")
+COCO_81 = ClassTable(
+    names=("background", *(" ".join(name.split()) for name in _COCO.split(","))),
+    colors=((0, 0, 0), *distinct_colors(80)),
+    ids={number: number for number in range(81)} | {255: 255},
+)
+ACDC_4 = ClassTable(
+    names=("background", "right ventricle", "myocardium", "left ventricle"),
+    colors=((0, 0, 0), (52, 120, 214), (236, 190, 62), (214, 72, 62)),
+    ids={0: 0, 1: 1, 2: 2, 3: 3, 255: 255},
+)
+WHU_CD_2 = ClassTable(
+    names=("unchanged", "changed"), colors=((0, 0, 0), (255, 255, 255)), ids={0: 0, 255: 1}
+)
+
 CLASS_TABLES: dict[str, ClassTable] = {
     "cityscapes19": CITYSCAPES_19,
     "cityscapes19_train_ids": CITYSCAPES_19_TRAIN_IDS,
@@ -206,20 +284,11 @@ CLASS_TABLES: dict[str, ClassTable] = {
     "synthia19": SYNTHIA_19,
     "camvid11": CAMVID_11,
     "cityscapes_to_camvid11": CITYSCAPES_TO_CAMVID_11,
+    "pascal21": PASCAL_21,
+    "coco81": COCO_81,
+    "acdc4": ACDC_4,
+    "whu_cd2": WHU_CD_2,
 }
-
-
-def distinct_colors(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours for `count` classes without any: hues a golden angle apart, three brightnesses."""
-    found: dict[tuple[int, int, int], None] = {}
-    step = 0
-    while len(found) < count:
-        red, green, blue = colorsys.hsv_to_rgb(
-            (step * 0.61803398875) % 1, 0.65, 1 - 0.2 * (step % 3)
-        )
-        found[round(red * 255), round(green * 255), round(blue * 255)] = None
-        step += 1
-    return tuple(found)
 
 
 def class_table(spec: str | Mapping[str, Any]) -> ClassTable:

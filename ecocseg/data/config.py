@@ -185,7 +185,7 @@ class DatasetConfig:
             name: _from_mapping(
                 RemoteFile,
                 f"partitions.{name}",
-                {key: value for key, value in entry.items() if key != "split"},
+                {k: v for k, v in entry.items() if k not in ("split", "images")},
             )
             for name, entry in self.partitions.items()
         }

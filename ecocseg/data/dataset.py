@@ -29,19 +29,26 @@ from ecocseg.types import IGNORE
 
 
 def read_image(row: Row) -> Tensor:
-    """The image at `row.image_size`, RGB uint8 [3,H,W]; DataError when the file is damaged."""
-    pixels = _read(row.image, "RGB")
-    if pixels.shape[:2] != row.image_size:
-        pixels = bilinear(pixels, row.image_size)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    """The image at `row.image_size`, RGB uint8 [3F,H,W] of F frames; DataError when damaged."""
+    frames = _frames(row)
+    if frames.shape[1:3] != row.image_size:
+        frames = np.stack([bilinear(frame, row.image_size) for frame in frames])
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).flatten(0, 1).contiguous()
 
 
 def read_stored(row: Row) -> Tensor:
-    """The image as its file holds it, uint8 [3,h,w]: h and w are smaller where it is enlarged.
+    """The image as its file holds it, uint8 [3F,h,w]: h and w are smaller where it is enlarged.
 
-    A view whose channels lie together, for `random_geometry`, which copies what it crops.
+    Of a single frame a view whose channels lie together, for `random_geometry`, which copies what
+    it crops.
     """
-    return torch.from_numpy(_read(row.image, "RGB")).permute(2, 0, 1)
+    return torch.from_numpy(_frames(row)).permute(0, 3, 1, 2).flatten(0, 1)
+
+
+def _frames(row: Row) -> "np.ndarray":
+    """Frames [F,h,w,3] of an image file."""
+    pixels = _read(row.image, "RGB")
+    return pixels.reshape(row.frames, -1, *pixels.shape[1:])
 
 
 def read_label(row: Row) -> Tensor:

@@ -15,7 +15,7 @@ from ecocseg.data.classes import ClassTable
 from ecocseg.errors import DataError
 from ecocseg.files import atomic_path, atomic_write
 
-SCHEMA = 2
+SCHEMA = 3
 DATASET_FILE = "dataset.json"
 MANIFEST_FILE = "manifest.parquet"
 
@@ -50,6 +50,8 @@ class Row:
     label_sha256: str
     pixels: tuple[int, ...]
     """Pixels of each train id in the stored label, N numbers."""
+    frames: int = 1
+    """Images in the image file, one above the other: 2 for the pairs of change detection."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def fingerprint(names: Sequence[str], rows: Sequence[Row]) -> str:
             row.image_sha256,
             row.label_sha256,
             row.pixels,
+            row.frames,
         ]
         for row in rows
     ]
@@ -152,6 +155,7 @@ def write_manifest(
         "image_sha256": [row.image_sha256 for row in rows],
         "label_sha256": [row.label_sha256 for row in rows],
         "pixels": pyarrow.array([row.pixels for row in rows], pyarrow.list_(pyarrow.int64())),
+        "frames": pyarrow.array([row.frames for row in rows], pyarrow.int8()),
     }
     with atomic_path(folder / MANIFEST_FILE) as temporary:
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
@@ -226,6 +230,7 @@ def load_manifest(folder: Path) -> Manifest:
             image_sha256=columns["image_sha256"][place],
             label_sha256=columns["label_sha256"][place],
             pixels=tuple(counts),
+            frames=columns["frames"][place],
         )
         for place, counts in enumerate(pixels.tolist())
     ]

@@ -56,8 +56,10 @@ def write_overlay(path: Path, title: str, table: ClassTable, rows: Sequence[Row]
 def _sample(row: Row, table: ClassTable) -> Image.Image:
     """Image and overlay side by side; ignored pixels are hatched gray."""
     with Image.open(row.image) as picture:
-        height = max(1, round(_TILE * picture.height / picture.width))
-        photo = picture.convert("RGB").resize((_TILE, height), Image.Resampling.BICUBIC)
+        # Of a pair the first frame.
+        frame = picture.convert("RGB").crop((0, 0, picture.width, picture.height // row.frames))
+        height = max(1, round(_TILE * frame.height / frame.width))
+        photo = frame.resize((_TILE, height), Image.Resampling.BICUBIC)
     with Image.open(row.label) as picture:
         ids = np.asarray(picture.resize((_TILE, height), Image.Resampling.NEAREST))
     pixels = np.asarray(photo, dtype=np.float32)

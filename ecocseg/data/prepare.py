@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ecocseg.data.config import DatasetConfig
-from ecocseg.data.labels import Rules, label_size, open_label
+from ecocseg.data.labels import Rules
 from ecocseg.data.layouts import LAYOUTS, Fault, Item, Listing, find_root
 from ecocseg.data.layouts.base import keys_of_list
 from ecocseg.data.manifest import (
@@ -37,6 +37,7 @@ from ecocseg.data.manifest import (
 )
 from ecocseg.data.overlay import write_overlay
 from ecocseg.data.parallel import Progress, map_files
+from ecocseg.data.readers import open_frames, open_item_label, raw_label_size
 from ecocseg.data.resize import resize_image, resize_label, stored_size, target_size
 from ecocseg.data.verify import fail_on, list_splits, rules_of, verify_raw
 from ecocseg.errors import DataError, UserError
@@ -121,6 +122,7 @@ def prepare(
     top = find_root(root, LAYOUTS[config.layout], config.splits) or root
     listings = list_splits(config, top)
     lists = _partition_keys(config, listings, partitions or {})
+    _warn_of_counts(config, listings)
     require_space(folder, _bytes_needed(config, listings))
     digest = preparation_digest(config, source)
     _start(folder, digest)
@@ -144,6 +146,21 @@ def prepare(
         )
     (folder / _STARTED).unlink()
     return manifest
+
+
+def _warn_of_counts(config: DatasetConfig, listings: Mapping[str, Listing]) -> None:
+    """Say where a split has another number of images than published."""
+    for split, listing in listings.items():
+        expected = config.expected(split)
+        if expected is not None and expected != len(listing.items):
+            log.warning(
+                "%s: the split %s has %s images, published are %s; results are not comparable with "
+                "published ones, and schedules in epochs count the published number",
+                config.name,
+                split,
+                f"{len(listing.items):,}",
+                f"{expected:,}",
+            )
 
 
 def _start(folder: Path, digest: str) -> None:
@@ -226,15 +243,17 @@ def _partition_keys(
 def _prepare_item(common: _Common, task: _Task) -> Row:
     """Write the image and label of one pair, unless they are there, and describe them."""
     item, folder = task.item, common.folder
-    with Image.open(item.image) as picture:
-        raw_size = picture.height, picture.width
-        size = target_size(raw_size, common.size, common.keep_ratio)
-        stored = stored_size(raw_size, size, common.resize)
-        as_is = picture.format in _COPIED and picture.mode == "RGB" and stored == raw_size
-        suffix = _COPIED[str(picture.format)] if as_is else ".png"
-        image = folder / "images" / task.split / f"{item.key}{suffix}"
-        if not image.is_file():
-            _write_image(picture, item.image, image, stored, None if as_is else common.resize)
+    frames = open_frames(item)
+    first = frames[0]
+    raw_size = first.height, first.width
+    size = target_size(raw_size, common.size, common.keep_ratio)
+    stored = stored_size(raw_size, size, common.resize)
+    single = len(frames) == 1 and first.format in _COPIED
+    as_is = single and first.mode == "RGB" and stored == raw_size
+    suffix = _COPIED[str(first.format)] if as_is else ".png"
+    image = folder / "images" / task.split / f"{item.key}{suffix}"
+    if not image.is_file():
+        _write_image(frames, item.image, image, stored, None if as_is else common.resize)
     label = folder / "labels" / task.split / f"{item.key}.png"
     if not label.is_file():
         ids = _train_ids(common.rules, item, size)
@@ -252,22 +271,31 @@ def _prepare_item(common: _Common, task: _Task) -> Row:
         label=label,
         image_size=size,
         label_size=(ids.shape[0], ids.shape[1]),
-        raw_size=label_size(item.label) if item.label else raw_size,
+        raw_size=raw_label_size(item, common.rules) or raw_size,
         image_sha256=sha256_file(image),
         label_sha256=sha256_file(label),
         pixels=tuple(pixels.tolist()),
+        frames=len(frames),
     )
 
 
 def _write_image(
-    picture: Image.Image, source: Path, path: Path, size: tuple[int, int], resize: str | None
+    frames: Sequence[Image.Image],
+    source: Path,
+    path: Path,
+    size: tuple[int, int],
+    resize: str | None,
 ) -> None:
-    """Write an image at `size`; `resize` None copies the file as it is."""
+    """Write the frames at `size`, one above the other; `resize` None copies the file as it is."""
     with atomic_path(path) as temporary:
         if resize is None:
             shutil.copyfile(source, temporary)
             return
-        resize_image(picture.convert("RGB"), size, resize).save(temporary, compress_level=3)
+        height, width = size
+        sheet = Image.new("RGB", (width, height * len(frames)))
+        for place, frame in enumerate(frames):
+            sheet.paste(resize_image(frame.convert("RGB"), size, resize), (0, place * height))
+        sheet.save(temporary, compress_level=3)
 
 
 def _train_ids(rules: Rules, item: Item, image_size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -275,7 +303,7 @@ def _train_ids(rules: Rules, item: Item, image_size: tuple[int, int]) -> NDArray
     if item.label is None:
         return np.full(image_size, rules.table.ignore, dtype=np.uint8)
     faults: list[Fault] = []
-    raw = open_label(item.label, rules, faults)
+    raw = open_item_label(item, rules, faults)
     if raw is None:
         raise DataError(str(faults[0]))
     if rules.colors:

@@ -26,6 +26,12 @@ class TransformConfig:
     """Range of the random scale factor, None for no scaling (SSL: 0.5 to 2)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    quarter_turns: float = 0.0
+    """Probability of a turn by a multiple of 90 degrees and a mirror image (ACDC: 0.5); images are
+    turned before they are cropped."""
+    rotation: float = 0.0
+    """Largest angle in degrees by which half of the images that had no quarter turn are rotated
+    (ACDC: 20); what comes in from outside is black and, in the label, class 0."""
     max_class_share: float = 1.0
     """A crop where one class covers more is drawn again, ten times at most (UDA source: 0.75)."""
 
@@ -34,7 +40,9 @@ class TransformConfig:
         if self.scale is not None:
             low, high = self.scale
             require(0 < low <= high, "scale", self.scale, "[low, high] with 0 < low <= high")
-        require(0 <= self.flip <= 1, "flip", self.flip, "a probability, 0 to 1")
+        for name in ("flip", "quarter_turns"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        require(0 <= self.rotation <= 180, "rotation", self.rotation, "0 to 180")
         require(0 < self.max_class_share <= 1, "max_class_share", self.max_class_share, "0 to 1")
 
 
@@ -43,7 +51,7 @@ class Sample:
     """One image, or a batch of them when every tensor has a leading B."""
 
     images: Tensor
-    """RGB in 0..1, float32 [3,H,W] or [B,3,H,W]; the network normalises it."""
+    """RGB in 0..1 of F frames, float32 [3F,H,W] or [B,3F,H,W]; the network normalises it."""
     labels: Tensor
     """Class of each pixel, int64 [H,W] or [B,H,W]; 255 where none is given."""
     valid: Tensor
@@ -114,7 +122,7 @@ def random_geometry(
     quota: Quota | None = None,
     targets: Tensor | None = None,
 ) -> Sample:
-    """Scale, pad, crop and flip an image uint8 [3,H,W] with its label uint8 [H,W].
+    """Scale, pad, crop and flip an image uint8 [3F,H,W] with its label uint8 [H,W].
 
     An image that is smaller than its label is enlarged to it, only where the crop lies. The scale
     factor is of the label's size: with scale [0.5, 2] the long side is between half and twice as
@@ -125,10 +133,13 @@ def random_geometry(
     maps = [label] if margins is None else [label, inside(label.shape, margins)]
     if targets is not None:
         maps += targets.unbind()
+    if config.quarter_turns or config.rotation:
+        image = _enlarged(image, *label.shape)
+        image, maps = _turned(image, maps, config, generator)
     if config.scale is not None:
         factor = uniform(*config.scale, generator)
-        size = [max(1, round(side * factor)) for side in label.shape]
-        image = TF.resize(_enlarged(image, *label.shape).contiguous(), size, antialias=True)
+        size = [max(1, round(side * factor)) for side in maps[0].shape]
+        image = TF.resize(_enlarged(image, *maps[0].shape).contiguous(), size, antialias=True)
         # Not NEAREST: that one shifts labels by up to half a pixel against the image.
         maps = [TF.resize(m[None], size, TF.InterpolationMode.NEAREST_EXACT)[0] for m in maps]
     height, width = config.crop
@@ -156,6 +167,22 @@ def random_geometry(
     )
 
 
+def _turned(
+    image: Tensor, maps: list[Tensor], config: TransformConfig, generator: torch.Generator
+) -> tuple[Tensor, list[Tensor]]:
+    """Turn an image and its maps as the public code does on ACDC: by quarters, or a little."""
+    if uniform(0, 1, generator) < config.quarter_turns:
+        turns = int(torch.randint(4, (), generator=generator))
+        axis = int(torch.randint(2, (), generator=generator)) - 2
+        image, *maps = (each.rot90(turns, (-2, -1)).flip(axis) for each in (image, *maps))
+    elif config.rotation and uniform(0, 1, generator) < 0.5:
+        angle = uniform(-config.rotation, config.rotation, generator)
+        # Nearest pixels for the image too, as there.
+        image = TF.rotate(image.contiguous(), angle)
+        maps = [TF.rotate(each[None].contiguous(), angle)[0] for each in maps]
+    return image, maps
+
+
 def _enlarged(
     image: Tensor,
     height: int,
@@ -166,8 +193,13 @@ def _enlarged(
     """Rows and columns of an image [3,h,w] that is read at height and width."""
     if image.shape[1:] == (height, width):
         return image[:, rows, columns]
-    pixels = image.permute(1, 2, 0).numpy()
-    return torch.from_numpy(bilinear(pixels, (height, width), rows, columns)).permute(2, 0, 1)
+    frames = [
+        torch.from_numpy(
+            bilinear(frame.permute(1, 2, 0).numpy(), (height, width), rows, columns)
+        ).permute(2, 0, 1)
+        for frame in image.split(3)
+    ]
+    return frames[0] if len(frames) == 1 else torch.cat(frames)
 
 
 def inside(size: Sequence[int], margins: Margins) -> Tensor:

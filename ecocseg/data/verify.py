@@ -10,9 +10,10 @@ from PIL import Image
 
 from ecocseg.data.classes import UNKNOWN, ClassTable
 from ecocseg.data.config import DatasetConfig
-from ecocseg.data.labels import Rules, check_trailer, open_label, unreadable
+from ecocseg.data.labels import Rules, check_trailer, unreadable
 from ecocseg.data.layouts import LAYOUTS, Fault, Item, Listing, find_root
 from ecocseg.data.parallel import Progress, map_files
+from ecocseg.data.readers import open_frames, open_item_label
 from ecocseg.errors import DataError
 
 SHOWN = 50
@@ -108,10 +109,10 @@ def fail_on(faults: Sequence[Fault], full_list: Path | None = None) -> None:
 def check_item(rules: Rules, item: Item) -> Seen:
     """Open one pair to its end and check it; never raises for a faulty file."""
     faults: list[Fault] = []
-    size = _image_size(item.image, faults)
+    size = _image_size(item, faults)
     if item.label is None:
         return Seen(tuple(faults))
-    raw = open_label(item.label, rules, faults)
+    raw = open_item_label(item, rules, faults)
     if raw is None:
         return Seen(tuple(faults))
     if size is not None and raw.shape[:2] != size:
@@ -131,33 +132,62 @@ def check_item(rules: Rules, item: Item) -> Seen:
     return Seen(tuple(faults), values)
 
 
-def _image_size(path: Path, faults: list[Fault]) -> tuple[int, int] | None:
+def _image_size(item: Item, faults: list[Fault]) -> tuple[int, int] | None:
+    """Height and width of an item's images; None and faults when they cannot be used."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            check_trailer(path, picture)
-            if picture.mode not in _IMAGE_MODES:
-                faults.append(
-                    Fault(
-                        str(path),
-                        f"has mode {picture.mode} (more than 8 bits a channel)",
-                        "save it as 8-bit RGB: how its range maps to 0..255 is yours to say",
-                    )
-                )
-            if picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
-                faults.append(
-                    Fault(
-                        str(path),
-                        "its EXIF tag says that it is to be shown rotated, and programs differ "
-                        "in whether they do",
-                        "rotate the pixels to match the label and drop the tag (ImageMagick: "
-                        "`mogrify -auto-orient`)",
-                    )
-                )
-            return picture.height, picture.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        faults.append(unreadable(path, error))
+        frames = open_frames(item)
+    except DataError as error:
+        faults.append(Fault(str(item.image), str(error), "copy or download it again"))
         return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        faults.append(unreadable(_damaged(item), error))
+        return None
+    for path, picture in zip((item.image, item.second), frames, strict=False):
+        _picture_faults(path or item.image, picture, faults)
+    sizes = [(picture.height, picture.width) for picture in frames]
+    if len(set(sizes)) > 1:
+        faults.append(
+            Fault(
+                str(item.second),
+                f"is {_size(sizes[1])}, the earlier image {_size(sizes[0])} (width x height)",
+                "both images of a pair must have the same size: take them from the same release",
+            )
+        )
+    return sizes[0]
+
+
+def _damaged(item: Item) -> Path:
+    """Which image of an item cannot be opened."""
+    if item.second is None:
+        return item.image
+    try:
+        with Image.open(item.image) as picture:
+            picture.load()
+            check_trailer(item.image, picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return item.image
+    return item.second
+
+
+def _picture_faults(path: Path, picture: Image.Image, faults: list[Fault]) -> None:
+    if picture.mode not in _IMAGE_MODES:
+        faults.append(
+            Fault(
+                str(path),
+                f"has mode {picture.mode} (more than 8 bits a channel)",
+                "save it as 8-bit RGB: how its range maps to 0..255 is yours to say",
+            )
+        )
+    if picture.getexif().get(_ORIENTATION, 1) not in (0, 1):
+        faults.append(
+            Fault(
+                str(path),
+                "its EXIF tag says that it is to be shown rotated, and programs differ in whether "
+                "they do",
+                "rotate the pixels to match the label and drop the tag (ImageMagick: `mogrify "
+                "-auto-orient`)",
+            )
+        )
 
 
 def _value_faults(path: Path, values: frozenset[int], table: ClassTable) -> list[Fault]:
@@ -206,7 +236,9 @@ def _color_faults(path: Path, rgb: NDArray[np.int64], table: ClassTable) -> list
 def _split_faults(config: DatasetConfig, split: str, seen: Sequence[Seen]) -> list[Fault]:
     """What passes file by file and shows over a whole split: train ids for label ids, lost bits."""
     table = config.table
-    values = frozenset().union(*(result.values for result in seen)) - {table.ignore}
+    values = frozenset().union(*(result.values for result in seen))
+    if table.ids.get(table.ignore) == table.ignore:
+        values -= {table.ignore}
     if values == {0} and config.label_values == "first_channel" and table.lookup[0] == table.ignore:
         return [
             Fault(
@@ -218,6 +250,9 @@ def _split_faults(config: DatasetConfig, split: str, seen: Sequence[Seen]) -> li
         ]
     largest = max(raw for raw, train in table.ids.items() if train != table.ignore)
     if not values or max(values) >= len(table.names) or largest < len(table.names):
+        return []
+    if values == {0} and table.lookup[0] != table.ignore:
+        # Nothing but the first class, such as pairs in which nothing changed.
         return []
     return [
         Fault(

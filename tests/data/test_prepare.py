@@ -77,7 +77,7 @@ def test_manifest_file_has_the_promised_columns(streets, tmp_path):
     manifest = prepare(raw_trees.config("cityscapes"), streets, tmp_path / "out")
     table = pyarrow.parquet.read_table(tmp_path / "out/manifest.parquet")
     sizes = {f"{kind}_{side}" for kind in ("image", "label", "raw") for side in ("height", "width")}
-    others = {"split", "key", "image", "label", "image_sha256", "label_sha256", "pixels"}
+    others = {"split", "key", "image", "label", "image_sha256", "label_sha256", "pixels", "frames"}
     assert set(table.column_names) == sizes | others
     assert str(table.schema.field("pixels").type) == "list<element: int64>"
     assert all(not Path(path).is_absolute() for path in table["image"].to_pylist())

@@ -50,10 +50,10 @@ def test_data_prepared_by_an_earlier_version_is_prepared_again(streets, tmp_path
     config = raw_trees.config("cityscapes")
     manifest = prepare(config, streets, out)
     path = out / "dataset.json"
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    path.write_text(path.read_text().replace('"schema": 3', '"schema": 2'))
     assert not is_prepared(config, out)
     for read in (load_manifest, read_fingerprint):
-        with pytest.raises(DataError, match=r"of schema 2.*run the stages fetch and preprocess"):
+        with pytest.raises(DataError, match=r"of schema 3.*run the stages fetch and preprocess"):
             read(out)
     assert prepare(config, streets, out).fingerprint == manifest.fingerprint
 

@@ -39,6 +39,13 @@ class Item:
     key: str
     image: Path
     label: Path | None
+    second: Path | None = None
+    """The later image of a pair, for change detection."""
+    part: int | None = None
+    """Number from 0 of the slice in files that hold a volume."""
+    objects: str | None = None
+    """Instances as JSON, of which the label is drawn (`ecocseg/data/instances.py`); then `label` is
+    the file that they stand in."""
 
 
 @dataclass(frozen=True)
