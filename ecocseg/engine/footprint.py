@@ -75,7 +75,7 @@ def _measure(
 ) -> Footprint:
     network = _network(model, channels, recompute)
     count, height, width = images
-    batch = torch.empty(count, 3, height, width, device=META)
+    batch = torch.empty(count, model.image_channels, height, width, device=META)
     meter = Meter([network])
     with _autocast(network, bf16), meter:
         with counted_operations(network) as operations:

@@ -205,6 +205,7 @@ def _step(
             name: _sample(
                 sizes["labelled_batch" if name == "labelled" else "unlabelled_batch"],
                 crops[name != "labelled"],
+                network.model.image_channels,
             )
             for name in method.streams
         }
@@ -247,11 +248,11 @@ def _encoding(values: Mapping[str, Any], names: Sequence[str]) -> Any:
     return build_encoding(name, options, names)
 
 
-def _sample(batch: int, crop: Sequence[int]) -> Sample:
+def _sample(batch: int, crop: Sequence[int], channels: int) -> Sample:
     height, width = crop
     shape = (batch, height, width)
     return Sample(
-        images=torch.empty(batch, 3, height, width, device=META),
+        images=torch.empty(batch, channels, height, width, device=META),
         labels=torch.empty(shape, dtype=torch.int64, device=META),
         valid=torch.empty(shape, dtype=torch.bool, device=META),
         trusted=torch.empty(shape, dtype=torch.bool, device=META),

@@ -7,20 +7,32 @@ from typing import Literal
 from ecocseg.config import require, unknown
 from ecocseg.errors import ConfigError
 
-OWN_DECODERS = ("daformer", "deeplabv2", "hrda")
-"""Those of `ecocseg.models.decoders`; the others are segmentation-models-pytorch's."""
+OWN_DECODERS = (
+    "daformer",
+    "deeplabv2",
+    "deeplabv3plus_dense",
+    "dpt_vit",
+    "hrda",
+    "pspnet_siamese",
+    "unet_slices",
+)
+"""Those of `ecocseg.models.decoders` and `semi`; the others are segmentation-models-pytorch's."""
 DECODERS = (
     "daformer",
     "deeplabv2",
     "deeplabv3",
     "deeplabv3plus",
+    "deeplabv3plus_dense",
+    "dpt_vit",
     "fpn",
     "hrda",
     "linknet",
     "pan",
     "pspnet",
+    "pspnet_siamese",
     "segformer",
     "unet",
+    "unet_slices",
 )
 
 
@@ -31,6 +43,9 @@ class ModelConfig:
     encoder: str = "resnet18"
     """An encoder of segmentation-models-pytorch; "tu-" before the name takes timm's."""
     decoder: str = "deeplabv3plus"
+    """segmentation-models-pytorch's, or one of our own: daformer, deeplabv2, hrda (domain
+    adaptation), deeplabv3plus_dense (UniMatch), dpt_vit (UniMatch V2), pspnet_siamese (pairs of
+    images), unet_slices (one channel, its own encoder)."""
     weights: str = "none"
     """Encoder weights: "none" from scratch, a name that the encoder knows ("imagenet"), or a
     path to a .pth or .safetensors file."""
@@ -41,11 +56,15 @@ class ModelConfig:
     """linear: one 1x1 convolution (the paper); projection: 3x3 to 128, BN, ReLU, dropout, 1x1
     (the released code). deeplabv2 is its own head and is linear."""
     decoder_channels: int | None = None
-    """Width of the decoder where it has one width; None for the library's (daformer, hrda: 256)."""
+    """Width of the decoder where it has one width; None for the library's (daformer, hrda,
+    deeplabv3plus_dense: 256; dpt_vit: 64)."""
     output_stride: Literal[8, 16] | None = None
-    """Of deeplabv2, deeplabv3 and deeplabv3plus; None for 8 (deeplabv3plus: 16)."""
+    """Of the deeplab decoders and pspnet_siamese; None for 8 (deeplabv3plus and its dense form:
+    16)."""
     dropout: float = 0.1
     """Before the last convolution."""
+    multi_grid: bool = False
+    """Dilations 2, 4, 8 in the last blocks of a ResNet below deeplabv3plus_dense (UniMatch)."""
     dilations: tuple[int, ...] | None = None
     """Of the convolutions that deeplabv2 adds up; None for 6 and 12."""
     hr_crop: tuple[int, int] | None = None
@@ -72,7 +91,35 @@ class ModelConfig:
             self.decoder_channels,
             "null or 1 or more",
         )
-        self._only("output_stride", "deeplabv2", "deeplabv3", "deeplabv3plus")
+        self._only(
+            "output_stride",
+            "deeplabv2",
+            "deeplabv3",
+            "deeplabv3plus",
+            "deeplabv3plus_dense",
+            "pspnet_siamese",
+        )
+        require(
+            not self.multi_grid
+            or (self.decoder == "deeplabv3plus_dense" and "resnet" in self.encoder),
+            "multi_grid",
+            self.multi_grid,
+            "false, but for a ResNet below decoder deeplabv3plus_dense",
+        )
+        if self.decoder in ("unet_slices", "pspnet_siamese"):
+            require(
+                self.decoder_channels is None,
+                "decoder_channels",
+                self.decoder_channels,
+                f"null for decoder {self.decoder}, whose widths follow from its encoder",
+            )
+        if self.decoder == "unet_slices":
+            require(
+                self.weights == "none" and self.encoder == "unet_slices",
+                "encoder",
+                f"{self.encoder} with weights {self.weights}",
+                "unet_slices with weights none for decoder unet_slices, which has its own encoder",
+            )
         self._only("dilations", "deeplabv2")
         self._only("hr_crop", "hrda")
         if self.decoder == "deeplabv2":
@@ -104,6 +151,11 @@ class ModelConfig:
             )
         require(0 <= self.hr_loss_weight <= 1, "hr_loss_weight", self.hr_loss_weight, "0 to 1")
         require(self.hr_windows > 0, "hr_windows", self.hr_windows, "1 or more")
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images that the network takes: three of each frame."""
+        return 6 if self.decoder == "pspnet_siamese" else 3
 
     def _only(self, field: str, *decoders: str) -> None:
         value = getattr(self, field)

@@ -43,7 +43,7 @@ def network_cost(config: ModelConfig, channels: int, size: tuple[int, int]) -> N
     for module in model.modules():
         module.register_forward_hook(add)
     with torch.no_grad():
-        model(torch.empty(1, 3, *size, device="meta"))
+        model(torch.empty(1, config.image_channels, *size, device="meta"))
     return NetworkCost(
         parameters=sum(p.numel() for p in model.parameters()),
         macs=float(total),

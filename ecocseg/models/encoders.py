@@ -9,6 +9,7 @@ from torch import nn
 
 from ecocseg.errors import ConfigError, UserError
 from ecocseg.models.config import ModelConfig
+from ecocseg.models.semi import UNetEncoder, ViTEncoder, multi_grid
 from ecocseg.models.weights import is_file
 
 LEVELS = 4
@@ -23,6 +24,8 @@ def library_weights(config: ModelConfig) -> str | bool | None:
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
+    if config.decoder == "unet_slices":
+        return None
     ours = get_encoder_names()
     timms = config.encoder.startswith("tu-")
     # Its "timm-" names are old aliases of "tu-" ones.
@@ -42,12 +45,35 @@ def library_weights(config: ModelConfig) -> str | bool | None:
 
 
 def build_encoder(config: ModelConfig, weights: str | bool | None) -> nn.Module:
-    """The encoder alone, with the library's `weights`; deeplabv2's has its output stride."""
+    """The encoder alone, with the library's `weights` and its decoder's output stride."""
     from segmentation_models_pytorch.encoders import get_encoder
 
-    stride = (config.output_stride or 8) if config.decoder == "deeplabv2" else 32
+    if config.decoder == "unet_slices":
+        return UNetEncoder()
+    if config.decoder == "dpt_vit":
+        return ViTEncoder(_vit(config, bool(weights)))
+    usual = {"deeplabv2": 8, "pspnet_siamese": 8, "deeplabv3plus_dense": 16}.get(config.decoder, 32)
+    stride = config.output_stride or usual
     encoder: nn.Module = get_encoder(config.encoder, weights=weights, output_stride=stride)
+    if config.multi_grid:
+        multi_grid(encoder)
     return encoder
+
+
+def _vit(config: ModelConfig, weights: bool) -> nn.Module:
+    """A ViT of timm's for images of any size; ConfigError for another network."""
+    import timm
+
+    name = config.encoder.removeprefix("tu-")
+    if not config.encoder.startswith("tu-") or "vit" not in name:
+        raise ConfigError(
+            f"model.encoder: got {config.encoder!r}; the decoder 'dpt_vit' takes a ViT of timm's, "
+            "such as tu-vit_small_patch14_dinov2"
+        )
+    vit: nn.Module = timm.create_model(
+        name, pretrained=weights, num_classes=0, dynamic_img_size=True
+    )
+    return vit
 
 
 def level_channels(encoder: nn.Module, config: ModelConfig) -> Sequence[int]:

@@ -1,6 +1,7 @@
 """What every network is: an encoder, a decoder and a head between images and logits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +13,23 @@ FeatureChange = Callable[[list[Tensor]], list[Tensor]]
 """Maps of an encoder, without the image itself, to what the decoder reads in their place: of equal
 channels and sizes, and perhaps of more images."""
 STRIDE = 32
-"""Encoders want images whose sides are multiples of this."""
+"""Encoders want images whose sides are multiples of this, unless they have a `stride` of their own
+(the patch of a ViT)."""
 
 
 class Segmenter(nn.Module):
     """Images in 0..1 to logits of K channels at the size of the images.
 
-    The images are normalised by ImageNet's mean and deviation and padded to a multiple of 32
-    inside; logits are upsampled bilinearly, so that bits and classes are decided at full size
-    (method.md, section 2).
+    The images are normalised by ImageNet's mean and deviation and padded to a multiple of 32 (a
+    ViT: of its patch) inside; logits are upsampled bilinearly, so that bits and classes are decided
+    at full size (method.md, section 2).
 
     `encoder` maps images to a list of maps, of which `decoder` makes one and `head`, whose last
     module gives K channels, logits.
     """
 
+    frames = 1
+    """Images of three channels that an input has, one behind the other."""
     encoder: nn.Module
     decoder: nn.Module
     head: nn.Sequential
@@ -35,11 +39,14 @@ class Segmenter(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Sequential) -> None:
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
+        stride: Any = getattr(encoder, "stride", STRIDE)
+        self.multiple: int = stride
+        """Sides of the images are padded to multiples of this."""
         for name, values in (("mean", IMAGE_MEAN), ("deviation", IMAGE_DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, change: FeatureChange | None = None) -> Tensor:
-        """[B,3,H,W] in 0..1 to logits [B,K,H,W].
+        """[B,3F,H,W] in 0..1 of F frames to logits [B,K,H,W].
 
         `change` perturbs the maps between encoder and decoder; where it returns more images than it
         got, there are logits for as many.
@@ -55,13 +62,16 @@ class Segmenter(nn.Module):
         logits, features = self._predict(images)
         height, width = images.shape[-2:]
         whole = Head(logits=logits, rows=slice(0, height), columns=slice(0, width), weight=1.0)
-        padded = width + -width % STRIDE
+        padded = width + -width % self.multiple
         return Outputs(heads=(whole,), features=features, stride=padded // features.shape[-1])
 
     def features(self, images: Tensor) -> Tensor:
         """The features of `outputs` alone."""
-        last: Tensor = self.encoder(pad_to_multiple(self.normalise(images), STRIDE))[-1]
-        return last
+        return self.maps(pad_to_multiple(self.normalise(images), self.multiple))[-1]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised and padded images to themselves and the maps that the decoder reads."""
+        return list(self.encoder(images))
 
     def normalise(self, images: Tensor) -> Tensor:
         """By ImageNet's mean and deviation, as the encoders' weights expect it."""
@@ -72,10 +82,10 @@ class Segmenter(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Logits [B,K,H,W] and the last map of the encoder."""
         height, width = images.shape[-2:]
-        padded = pad_to_multiple(self.normalise(images), STRIDE)
-        maps = self.encoder(padded)
+        padded = pad_to_multiple(self.normalise(images), self.multiple)
+        maps = self.maps(padded)
         if change is not None:
-            maps = [maps[0], *change(list(maps[1:]))]
+            maps = [maps[0], *change(maps[1:])]
         logits = upsample(self.head(self.decoder(maps)), padded.shape[-2:])
         return logits[..., :height, :width], maps[-1]
 

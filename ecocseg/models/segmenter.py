@@ -20,6 +20,14 @@ from ecocseg.models.decoders import (
 from ecocseg.models.encoders import build_encoder, explained, level_channels, library_weights
 from ecocseg.models.hrda import HRDA
 from ecocseg.models.network import Segmenter
+from ecocseg.models.semi import (
+    DenseASPP,
+    DPTDecoder,
+    GreySegmenter,
+    PyramidPooling,
+    Siamese,
+    UNetDecoder,
+)
 from ecocseg.models.weights import check_library_weights, is_file, load_encoder_weights
 
 __all__ = ["DECODERS", "ModelConfig", "Segmenter", "build_head", "build_model", "parameter_groups"]
@@ -47,7 +55,10 @@ def build_model(config: ModelConfig, channels: int) -> Segmenter:
         load_encoder_weights(encoder, Path(config.weights), config.weights_sha256)
     head = build_head(config, features, channels)
     if config.decoder != "hrda":
-        return Segmenter(encoder, decoder, head)
+        kind = {"pspnet_siamese": Siamese, "unet_slices": GreySegmenter}.get(
+            config.decoder, Segmenter
+        )
+        return kind(encoder, decoder, head)
     attention = ScaleAttention(level_channels(encoder, config), channels, features, config.dropout)
     return HRDA(
         encoder,
@@ -72,8 +83,10 @@ def build_head(config: ModelConfig, features: int, channels: int) -> nn.Sequenti
             nn.Dropout2d(config.dropout), DilatedSum(features, channels, dilations)
         )
     if config.head == "linear":
-        classifier = nn.Conv2d(features, channels, 1)
-        if config.decoder in OWN_DECODERS:
+        # UniMatch's U-Net decides from a pixel's neighbours.
+        size = 3 if config.decoder == "unet_slices" else 1
+        classifier = nn.Conv2d(features, channels, size, padding=size // 2)
+        if config.decoder in ("daformer", "hrda"):
             classifier = as_classifier(classifier)
         return nn.Sequential(nn.Dropout2d(config.dropout), classifier)
     return nn.Sequential(
@@ -97,10 +110,21 @@ def _own_parts(
 ) -> tuple[nn.Module, nn.Module, int]:
     """Encoder, decoder of `ecocseg.models.decoders` and the channels between decoder and head."""
     encoder = build_encoder(config, weights)
+    everything: Any = encoder.out_channels
     if config.decoder == "deeplabv2":
-        everything: Any = encoder.out_channels
         return encoder, LastMap(), everything[-1]
+    if config.decoder == "unet_slices":
+        return encoder, UNetDecoder(everything[1:]), everything[1]
+    if config.decoder == "pspnet_siamese":
+        return encoder, PyramidPooling(everything[-1]), everything[-1] // 4
+    if config.decoder == "dpt_vit":
+        width = config.decoder_channels or 64
+        # As wide as 1/8 to 1/1 of the tokens: 48, 96, 192, 384 of a ViT-S.
+        widths = [everything[-1] // share for share in (8, 4, 2, 1)]
+        return encoder, DPTDecoder(everything[-1], widths, width), width
     width = config.decoder_channels or DEFAULT_WIDTH
+    if config.decoder == "deeplabv3plus_dense":
+        return encoder, DenseASPP(everything[-4], everything[-1], width), width
     return encoder, DAFormerDecoder(level_channels(encoder, config), width), width
 
 

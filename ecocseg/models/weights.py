@@ -147,12 +147,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _name_in_file(state: dict[str, Tensor], name: str) -> str | None:
     """What the file calls the encoder's `name`.
 
-    Around timm's networks the library puts "model.", and timm writes the stages of some networks
-    as "stages_0" where its weight files have "stages.0". mmsegmentation's ResNetV1c calls the three
-    convolutions of the stem and their norms "stem" as a whole, timm "conv1" and, after the last
-    convolution, "bn1".
+    Around timm's networks the library puts "model." (we around a ViT "vit."), and timm writes the
+    stages of some networks as "stages_0" where its weight files have "stages.0". mmsegmentation's
+    ResNetV1c calls the three convolutions of the stem and their norms "stem" as a whole, timm
+    "conv1" and, after the last convolution, "bn1".
     """
-    bare = name.removeprefix("model.")
+    bare = name.removeprefix("model.").removeprefix("vit.")
     candidates = [name, bare, re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)]
     if "stem.0.weight" in state:
         candidates += [re.sub(r"^conv1\.", "stem.", bare), re.sub(r"^bn1\.", "stem.7.", bare)]

@@ -71,7 +71,7 @@ def test_as_many_bytes_are_held_as_a_real_pass_keeps(model):
 def test_perturbed_features_are_held_as_in_a_real_pass(change, views):
     real = kept(RESNET, change=change(0.5, torch.Generator()))
     assert footprint(RESNET, 19, (2, 64, 96), views=views).held == pytest.approx(real, rel=0.03)
-    assert real > 1.05 * kept(RESNET)
+    assert real > 1.02 * kept(RESNET)
 
 
 def test_under_bf16_as_many_as_under_real_autocast():

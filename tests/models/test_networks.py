@@ -22,11 +22,17 @@ CELLS = [
 ]
 
 
+ENCODERS = {"dpt_vit": "tu-test_vit", "unet_slices": "unet_slices"}
+"""Of the decoders that do not take any encoder."""
+
+
 def network(decoder, head="linear"):
-    fields = {"decoder_channels": 32} if decoder in ("daformer", "hrda") else {}
+    wide = ("daformer", "hrda", "deeplabv3plus_dense", "dpt_vit")
+    fields = {"decoder_channels": 32} if decoder in wide else {}
     if decoder == "hrda":
         fields["hr_crop"] = (48, 48)
-    config = ModelConfig(encoder="tu-test_resnet", decoder=decoder, head=head, **fields)
+    encoder = ENCODERS.get(decoder, "tu-test_resnet")
+    config = ModelConfig(encoder=encoder, decoder=decoder, head=head, **fields)
     with seeded(1):
         return build_model(config, 7)
 
@@ -45,7 +51,8 @@ def test_contract(decoder, head):
     }
     # Not divisible by 32; PAN's attention wants at least four cells of stride 32.
     height, width = 101, 130
-    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(2))
+    channels = 3 * model.frames
+    images = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(2))
     outputs = model.train().outputs(images, torch.Generator().manual_seed(3))
     assert sum(h.weight for h in outputs.heads) == pytest.approx(1)
     for part in outputs.heads:
@@ -54,7 +61,7 @@ def test_contract(decoder, head):
         assert 0 <= columns.start < columns.stop <= width
         inside = (rows.stop - rows.start, columns.stop - columns.start)
         assert part.logits.shape == (2, 7, *inside)
-    multiple = 64 if decoder == "hrda" else 32
+    multiple = 64 if decoder == "hrda" else model.multiple
     padded = [side + -side % multiple for side in (height, width)]
     assert [outputs.stride * side for side in outputs.features.shape[-2:]] == padded
     whole = outputs.heads[0]
@@ -117,7 +124,8 @@ def test_the_files_name_networks(path):
         model = build_model(config, 19)
         assert sum(p.numel() for p in model.parameters()) < 2e6
     else:
-        assert config.weights == "imagenet"
+        # Nobody has weights for the U-Net.
+        assert config.weights == ("none" if path.stem == "unet_acdc" else "imagenet")
 
 
 def test_the_files_are_the_published_networks():
