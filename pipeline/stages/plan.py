@@ -22,7 +22,7 @@ from pipeline.twins import digest_of
 RESULTS = Path("results")
 _RIGHT = ("steps", "GPU memory", "cost", "GPU h")
 _COLUMNS = ("cell", "method", "encoding", "seeds", *_RIGHT, "done")
-_WIDTH = 120
+_WIDTH = 150
 
 
 def run(params: Params, *, write: bool) -> None:
@@ -51,17 +51,16 @@ def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Tab
     for row in rows:
         groups.setdefault((row["experiment"], row["cell"]), []).append(row)
     tables: dict[str, Table] = {}
-    warnings = []
+    warnings: list[str] = []
+    heavy: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for (experiment, cell), members in groups.items():
         spec = members[0]["spec"]
         config = {name: spec[name] for name in COMPONENTS}
         components = validate(config)
         needed = _memory_gb(components, config)
         if needed is not None and needed > LIMIT_GB:
-            warnings.append(
-                f"{experiment}/{cell} needs about {needed:.1f} GB on its GPU, more than "
-                f"{LIMIT_GB} GB; these lower it: {savers(components.schedule)}"
-            )
+            key = experiment, savers(components.schedule)
+            heavy.setdefault(key, []).append((cell, needed))
         if _built(config).uses_reference and components.model.weights == "none":
             warnings.append(
                 f"{experiment}/{cell} keeps the network near its features before training, which "
@@ -81,7 +80,20 @@ def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Tab
             _rounded(members[0]["cost"] / TERA_MACS_PER_HOUR),
             "no data yet" if unprepared else f"{done} of {len(members)}",
         )
-    return list(tables.values()), warnings
+    found = [_too_large(*key, cells) for key, cells in heavy.items()]
+    return list(tables.values()), [*found, *warnings]
+
+
+def _too_large(experiment: str, remedies: str, cells: Sequence[tuple[str, float]]) -> str:
+    """One line for all cells of an experiment that one GPU is too small for."""
+    sizes = sorted(needed for _, needed in cells)
+    if len(cells) == 1:
+        who = f"{experiment}/{cells[0][0]} needs about {sizes[0]:.1f} GB"
+    else:
+        names = ", ".join(name for name, _ in cells[:3]) + (", ..." if len(cells) > 3 else "")
+        who = f"{experiment}: {len(cells)} cells ({names}) need about {sizes[0]:.1f}"
+        who += f" to {sizes[-1]:.1f} GB" if sizes[-1] - sizes[0] >= 0.1 else " GB"
+    return f"{who} on one GPU, more than {LIMIT_GB} GB; these lower it: {remedies}"
 
 
 def _table(title: str) -> Table:

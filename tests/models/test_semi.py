@@ -32,8 +32,11 @@ def small(decoder, channels=5, **fields):
         model = build_model(config, channels).eval()
     generator = torch.Generator().manual_seed(4)
     for buffer_name, buffer in model.named_buffers():
-        if buffer_name.endswith(("running_mean", "running_var")):
-            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+        # Small means: what is normalised must not vanish in the activations behind.
+        if buffer_name.endswith("running_mean"):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) * 0.01)
+        if buffer_name.endswith("running_var"):
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) * 0.01 + 0.005)
     return model
 
 
