@@ -77,7 +77,8 @@ def _measure(
     count, height, width = images
     batch = torch.empty(count, model.image_channels, height, width, device=META)
     meter = Meter([network])
-    with _autocast(network, bf16), meter:
+    # The first to ask may be a pass without gradient; the answer is kept for those with one.
+    with torch.enable_grad(), _autocast(network, bf16), meter:
         with counted_operations(network) as operations:
             if views:
                 found = _whole(network(batch, partial(_perturbed, views=views)))

@@ -74,6 +74,14 @@ def test_perturbed_features_are_held_as_in_a_real_pass(change, views):
     assert real > 1.02 * kept(RESNET)
 
 
+def test_a_pass_without_gradient_does_not_decide_for_those_with_one():
+    size = (2, 64, 64)
+    with torch.no_grad():
+        first = footprint(replace(RESNET, decoder_channels=64), 19, size).held
+    # A network as large that a pass with gradient asked for.
+    assert first > 0.5 * footprint(RESNET, 19, size).held
+
+
 def test_under_bf16_as_many_as_under_real_autocast():
     found = footprint(MIT, 19, (2, 64, 96), bf16=True).held
     assert found == pytest.approx(kept(MIT, bf16=True), rel=0.1)
