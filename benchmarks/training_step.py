@@ -22,8 +22,8 @@ from ecocseg.data.classes import CLASS_TABLES
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
 from ecocseg.engine.fit import Trainer
-from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.optim import OptimConfig
+from ecocseg.engine.schedule import FitConfig
 from ecocseg.methods import build_method
 from ecocseg.models.segmenter import build_model
 from pipeline.compose import compose_config

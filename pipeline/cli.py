@@ -49,7 +49,11 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("--show", action="store_true", help="print the tables, write nothing")
     elif name == "predict":
         command.add_argument("run", help="run id (results/runs/<run id>)")
-        command.add_argument("images", nargs="+", help="image files, or folders of them")
+        command.add_argument(
+            "images",
+            nargs="+",
+            help="image files, or folders of them; for pairs two of either, the earlier first",
+        )
         command.add_argument("--out", default="results/predictions", help="folder for the labels")
         command.add_argument(
             "--weights", choices=("last", "best", "teacher"), default="last", help="default: last"

@@ -9,6 +9,8 @@ from ecocseg.errors import ConfigError
 from pipeline.compose import compose_config, names
 
 LAYOUTS = ("per_class", "grid", "cost")
+SCORES = ("iou", "dice", "accuracy")
+"""What a mean may be of; accuracy is of all pixels, whatever their class."""
 _FIELDS = ("name", "title", "description", "layout", "means", "selection", "cells")
 _OPTIONAL_FIELDS = ("sections", "mixed_protocols", "reference")
 _CELL_FIELDS = ("label", "overrides")
@@ -151,11 +153,26 @@ def _entries(values: Mapping[str, Any], field: str, where: str) -> Iterator[tupl
 
 
 def _check_means(means: Any, where: str) -> None:
-    """A name for each mean, and its classes as a list of names; null for all of them."""
+    """A name for each mean, and its classes as a list of names; null for all of them.
+
+    Or {score: ..., classes: ...} where it is not the mean of IoU.
+    """
     _check_mapping(means, where)
     if not means:
         raise ConfigError(f"{where}: is empty; name one mean, such as mIoU: null")
-    for name, classes in means.items():
+    for name, mean in means.items():
+        classes = mean
+        if isinstance(mean, Mapping):
+            _check_fields(mean, ("score",), ("classes",), f"{where}.{name}")
+            classes = mean.get("classes")
+            if mean["score"] not in SCORES:
+                place = f"{where}.{name}.score"
+                raise ConfigError(unknown(place, "score", str(mean["score"]), SCORES))
+            if mean["score"] == "accuracy" and classes is not None:
+                raise ConfigError(
+                    f"{where}.{name}.classes: got {classes!r}, but accuracy is of all pixels; "
+                    "leave the classes out"
+                )
         if classes is not None and not _texts(classes):
             raise ConfigError(
                 f"{where}.{name}: got {classes!r}, allowed is null (all classes) or a list of names"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
@@ -34,8 +35,10 @@ def predict(
 ) -> None:
     """Write `<name>.png` (8-bit train ids) and `<name>_colour.png` for every image.
 
-    `weights`: last, best (both the student's) or teacher. Raises UserError when the run has no
-    record, has no teacher, or an image cannot be read; labels written before that stay.
+    Of a network that reads pairs, `paths` are two files, or two folders that hold the same names;
+    the earlier image names the label. `weights`: last, best (both the student's) or teacher. Raises
+    UserError when the run has no record, has no teacher, or an image cannot be read; labels written
+    before that stay.
     """
     record = _finished(results, run_id)
     device = pick_device(device_name)
@@ -55,14 +58,11 @@ def predict(
     palette = _palette(record["classes"])
     evaluation = components.benchmark.evaluation
     stored = record["protocol"]["image_size"]
-    images = list(_images(paths))
+    images = _grouped(paths, model.frames)
     _refuse_overwriting(images, out)
-    for path in images:
-        try:
-            with Image.open(path) as picture:
-                pixels = np.array(picture.convert("RGB"))
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{path}: cannot be read as an image ({error})") from error
+    for files in images:
+        pixels = _read(files)
+        path = files[0]
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device).float() / 255
         size = pixels.shape[:2]
         if stored != "original":
@@ -104,12 +104,46 @@ def _palette(names: Sequence[str]) -> list[int]:
     return list(hues.convert("RGB").tobytes())
 
 
-def _refuse_overwriting(images: Sequence[Path], out: Path) -> None:
+def _grouped(paths: Sequence[Path], frames: int) -> list[tuple[Path, ...]]:
+    """The files of each input of a network that reads `frames` images at once."""
+    if frames == 1:
+        return [(path,) for path in _images(paths)]
+    if len(paths) != frames:
+        raise DataError(
+            f"{len(paths)} paths: the network of this run compares {frames} images; give {frames} "
+            "files, or folders that hold the same names, the earlier images first"
+        )
+    found = [list(_images([path])) for path in paths]
+    names = [[each.stem for each in files] for files in found]
+    if any(path.is_dir() for path in paths) and any(each != names[0] for each in names):
+        raise DataError(
+            f"{paths[0]} and {paths[1]} hold different names: each image of one needs its partner "
+            "of the same name in the other"
+        )
+    return list(zip(*found, strict=True))
+
+
+def _read(files: Sequence[Path]) -> NDArray[np.uint8]:
+    """The frames of an input as [H,W,3F]."""
+    frames: list[NDArray[np.uint8]] = []
+    for path in files:
+        try:
+            with Image.open(path) as picture:
+                frames.append(np.array(picture.convert("RGB")))
+        except (OSError, SyntaxError) as error:
+            raise DataError(f"{path}: cannot be read as an image ({error})") from error
+        if frames[-1].shape != frames[0].shape:
+            sizes = " and ".join(f"{each.shape[1]}x{each.shape[0]}" for each in frames)
+            raise DataError(f"{path}: the images of a pair must have one size, these are {sizes}")
+    return np.concatenate(frames, axis=2)
+
+
+def _refuse_overwriting(images: Sequence[Sequence[Path]], out: Path) -> None:
     """Raise DataError when a label would replace an image, or two labels would have one name."""
-    for path in images:
+    for path in (path for files in images for path in files):
         if path.resolve().parent == out.resolve():
             raise DataError(f"{path}: lies in --out {out}; give another folder for the labels")
-    stems = [path.stem for path in images]
+    stems = [files[0].stem for files in images]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise DataError(
             f"{twice}: two images have this name, and their labels would too; label them into two "

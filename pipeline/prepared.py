@@ -13,7 +13,7 @@ from ecocseg.encodings.base import Encoding
 from ecocseg.engine.evaluate import evaluate
 from ecocseg.engine.fit import Trainer
 from ecocseg.engine.seed import seeded
-from ecocseg.errors import DataError
+from ecocseg.errors import ConfigError, DataError
 from ecocseg.methods import build_method
 from ecocseg.models.segmenter import build_model
 from pipeline.spec import Components, RunSpec, validate
@@ -33,6 +33,7 @@ class Prepared:
         }
         self.manifest: Manifest = self.manifests[benchmark.evaluated.dataset]
         self.rows = source_rows(benchmark.evaluated, self.manifests)
+        benchmark.evaluation.places(self.manifest.names)
         encoding = dict(spec.config["encoding"])
         self.encoding: Encoding = build_encoding(
             encoding.pop("name"), encoding, self.manifest.names
@@ -42,6 +43,13 @@ class Prepared:
         # The first weights depend on the seed alone, so that cells of one seed compare.
         with seeded(spec.seed, "weights"):
             self.model = build_model(self.components.model, self.encoding.channels)
+        if self.rows[0].frames != self.model.frames:
+            raise ConfigError(
+                f"model.decoder: got {self.components.model.decoder!r}, which takes images of "
+                f"{self.model.frames} frame(s); those of benchmark.evaluated.dataset "
+                f"{benchmark.evaluated.dataset!r} have {self.rows[0].frames}; pairs go with "
+                "pspnet_siamese, and nothing else does"
+            )
 
     def trainer(self, folder: Path, steps: int | None = None) -> Trainer:
         """The trainer over the schedule, or over `steps` steps; stages use the `folder`."""

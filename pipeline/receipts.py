@@ -54,7 +54,7 @@ def fingerprint_raw(config: DatasetConfig, folder: Path, *, times: bool) -> tupl
     lines, total = [], 0
     for split, listing in list_splits(config, folder).items():
         for item in listing.items:
-            for path in (item.image, item.label):
+            for path in (item.image, item.second, item.label):
                 if path is None:
                     continue
                 status = path.stat()

@@ -1,7 +1,9 @@
 """Result records: one JSON file per finished run, the truth from which every table is made.
 
 A record holds confusion matrices, `confusion[i][j]` = pixels of true class i predicted as j, and
-not only their means, so that any mean over any classes can be derived later.
+not only their means, so that any mean over any classes can be derived later. Where the protocol
+counts per folder it holds a list of them, one for each folder of the evaluated images by name.
+Points of `curves.eval` have the protocol's score as `student/miou` and `teacher/miou`.
 """
 
 import json
@@ -194,7 +196,7 @@ def _validate_diagnostics(record: dict[str, Any], fail: Callable[[str, str], NoR
 
 
 def _validate_results(record: dict[str, Any], fail: Callable[[str, str], NoReturn]) -> None:
-    size = len(record["classes"])
+    by_folder = record["protocol"].get("per") == "folder"
     for when in ("last", "best"):
         result = record["results"].get(when)
         if not isinstance(result, dict) or not isinstance(result.get("step"), int):
@@ -205,10 +207,20 @@ def _validate_results(record: dict[str, Any], fail: Callable[[str, str], NoRetur
                 fail(field, "is missing")
             if result[who] is None and who == "teacher":
                 continue
-            rows = result[who].get("confusion") if isinstance(result[who], dict) else None
-            if not isinstance(rows, list) or len(rows) != size:
-                fail(f"{field}.confusion", f"got no list of {size} rows, one per class")
-            if any(not isinstance(row, list) or len(row) != size for row in rows):
-                fail(f"{field}.confusion", f"has a row that is no list of {size} counts")
-            if any(type(count) is not int or count < 0 for row in rows for count in row):
-                fail(f"{field}.confusion", "has an entry that is no pixel count (integer >= 0)")
+            field = f"{field}.confusion"
+            found = result[who].get("confusion") if isinstance(result[who], dict) else None
+            if by_folder and (not isinstance(found, list) or not found):
+                fail(field, "got no list of matrices, one per folder")
+            for matrix in (found or []) if by_folder else [found]:
+                _validate_matrix(matrix, len(record["classes"]), field, fail)
+
+
+def _validate_matrix(
+    rows: Any, size: int, field: str, fail: Callable[[str, str], NoReturn]
+) -> None:
+    if not isinstance(rows, list) or len(rows) != size:
+        fail(field, f"got no list of {size} rows, one per class")
+    if any(not isinstance(row, list) or len(row) != size for row in rows):
+        fail(field, f"has a row that is no list of {size} counts")
+    if any(type(count) is not int or count < 0 for row in rows for count in row):
+        fail(field, "has an entry that is no pixel count (integer >= 0)")

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from ecocseg.diagnostics import diagnose, evenly_spaced
 from ecocseg.engine import checkpoint
+from ecocseg.engine.evaluate import overall_score
 from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, StepEvent
 from ecocseg.errors import UserError
 from ecocseg.files import atomic_write, require_space
-from ecocseg.iou import mean_iou
 from pipeline.deviations import deviations
 from pipeline.environment import describe, peak_memory_mb, pick_device, used_memory
 from pipeline.exhausted import out_of_memory_explained
@@ -160,7 +161,7 @@ class _Execution:
             self.results = state["results"]
             self.earlier_seconds = state["seconds"]
             if self.results["best"] is not None:
-                self.best_score = _score(self.results["best"]["student"]["confusion"])
+                self.best_score = self._score(self.results["best"]["student"]["confusion"])
         self._write_status(step=self.trainer.step, force=True)
 
     def _on_step(self, event: StepEvent, tracker: RunTracker) -> None:
@@ -192,7 +193,8 @@ class _Execution:
         point: dict[str, Any] = {"step": event.step}
         for role, confusion in event.confusions.items():
             found[role] = {"confusion": confusion.tolist()}
-            point[f"{role}/miou"] = mean_iou(confusion)
+            # The protocol's score, whatever it is; records and tracking know it by this name.
+            point[f"{role}/miou"] = self._score(confusion)
         self.results["eval"].append(point)
         self.results["last"] = found
         if self.results["best"] is None or point["student/miou"] > self.best_score:
@@ -201,6 +203,10 @@ class _Execution:
             checkpoint.save(self.run_dir / BEST, weights)
         tracker.events.append("eval", event.step, {k: v for k, v in point.items() if k != "step"})
         tracker.sync()
+
+    def _score(self, confusion: ArrayLike) -> float:
+        evaluation = self.run.components.benchmark.evaluation
+        return overall_score(confusion, evaluation, self.run.manifest.names)
 
     def _on_checkpoint(self, event: CheckpointEvent, tracker: RunTracker) -> None:
         # Points before checkpoint: what a checkpoint says is done must be in the curves.
@@ -293,7 +299,3 @@ class _Execution:
         if force or now - self._written >= _STATUS_EVERY_S:
             write_status(self.run_dir, self.status)
             self._written = now
-
-
-def _score(confusion: list[list[int]]) -> float:
-    return mean_iou(torch.tensor(confusion))

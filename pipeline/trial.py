@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.engine import checkpoint
+from ecocseg.engine.evaluate import overall_score
 from ecocseg.engine.events import CheckpointEvent, EvaluationEvent
-from ecocseg.iou import mean_iou
 from pipeline.environment import pick_device
 from pipeline.run import LAST, STAGES, Prepared
 from pipeline.spec import RunSpec
@@ -16,7 +16,7 @@ from pipeline.spec import RunSpec
 def objective(
     row: Mapping[str, Any], overrides: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Iterator[dict[str, float]]:
-    """Yield `step` and the student's `miou` (percent) after each evaluation.
+    """Yield `step` and the student's `miou` (the protocol's score, percent) after each evaluation.
 
     `overrides`: "encoding.threshold" -> value. A trial that was interrupted goes on from the
     checkpoint in `settings["trial_dir"]` and yields its earlier scores first.
@@ -36,7 +36,12 @@ def objective(
         return
     for event in run.events(trainer):
         if isinstance(event, EvaluationEvent):
-            score = {"step": event.step, "miou": mean_iou(event.confusions["student"])}
+            found = overall_score(
+                event.confusions["student"],
+                run.components.benchmark.evaluation,
+                run.manifest.names,
+            )
+            score = {"step": event.step, "miou": found}
             scores.append(score)
             yield score
         elif isinstance(event, CheckpointEvent):

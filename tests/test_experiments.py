@@ -101,6 +101,10 @@ def test_an_experiment_that_says_nothing_of_these_has_none_of_them():
         ("sections.gta.classes", [], r"sections\.gta\.classes: got \[\]"),
         ("sections.gta.caption", "GTA", r"sections\.gta\.caption: unknown field"),
         ("means.mIoU", [1], r"here\.means\.mIoU: got \[1\]"),
+        ("means.DSC", {"classes": ["sky"]}, r"means\.DSC: the field 'score' is missing"),
+        ("means.DSC", {"score": "dise"}, r"means\.DSC\.score: unknown .* mean 'dice'"),
+        ("means.DSC", {"score": "dice", "classes": "sky"}, r"means\.DSC: got 'sky'"),
+        ("means.OA", {"score": "accuracy", "classes": ["sky"]}, r"OA\.classes: .*of all pixels"),
         ("layout", "costs", r"here\.layout: unknown layout 'costs'; did you mean 'cost'"),
         (
             "reference",

@@ -33,6 +33,25 @@ def test_a_record_may_say_what_its_network_costs_and_whose_copy_it_is(tmp_path: 
     assert read_record(write_record(tmp_path, record)) == record
 
 
+def test_a_record_per_folder_has_a_matrix_for_each(tmp_path: Path):
+    # Through JSON: last and best share what they hold.
+    record = json.loads(json.dumps(make_record()))
+    record["protocol"] |= {"score": "dice", "per": "folder", "classes": ["a"]}
+    with pytest.raises(UserError, match=r"last\.student\.confusion: has a row that"):
+        write_record(tmp_path, record)
+    for when in ("last", "best"):
+        for result in record["results"][when].values():
+            if isinstance(result, dict):
+                result["confusion"] = [result["confusion"]] * 2
+    assert read_record(write_record(tmp_path, record)) == record
+    record["results"]["best"]["student"]["confusion"] = []
+    with pytest.raises(UserError, match=r"best\.student\.confusion: got no list of matrices"):
+        write_record(tmp_path, record)
+    del record["protocol"]["per"]
+    with pytest.raises(UserError, match=r"last\.student\.confusion: got no list of 3 rows"):
+        write_record(tmp_path, record)
+
+
 def test_only_a_written_record_counts_as_finished(tmp_path: Path):
     assert not is_finished(tmp_path / "records", "abc123")
     write_record(tmp_path / "records", make_record())

@@ -140,11 +140,3 @@ def test_two_steps_of_every_cell(experiment, data_root, tmp_path):
         execute_smoke(row, settings)
     marks = list(tmp_path.rglob("*.json"))
     assert len(marks) == len(rows)
-
-
-def test_every_experiment_of_the_family_is_listed():
-    """A new experiment of the UDA benchmarks is smoke-run here or fails here."""
-    from pipeline.compose import names
-
-    uda = {name for name in names("experiment") if name.startswith("table")}
-    assert uda <= set(EXPERIMENTS)

@@ -1,7 +1,8 @@
 """Builders of codebooks (App. B, C, E). Each gives bits, bool [N,K], that meet the validity rules.
 
 The rules: no two rows equal; no two columns equal or opposite, which would be one classifier
-twice. They allow at most 2^(N-1) columns and need at least log2 N.
+twice. They allow at most 2^(N-1) columns and need at least log2 N. Of `exhaustive` codes that are
+longer only the rows keep them.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from ecocseg.errors import ConfigError
 
 Bits = NDArray[np.bool_]
 
+MOST_LISTED = 10
+"""So many classes that all their columns can be listed and paired."""
 # Bounds the memory of the random search: 500 products of [40,19] by [19,40] are 3 MB.
 _BATCH = 500
 
@@ -43,6 +46,11 @@ def build_bits(
         raise ConfigError(f"class_names: got {given}, allowed 2 or more names, or num_classes >= 2")
     if builder == "one-hot":
         return np.eye(num_classes, dtype=bool)
+    if builder == "exhaustive":
+        _check_exhaustive(num_classes, length)
+        from ecocseg.codes.optimise import exhaustive_bits
+
+        return exhaustive_bits(num_classes, length)
     _check_length(num_classes, length)
     if builder in NEED_NAMES:
         if class_names is None:
@@ -64,6 +72,20 @@ def build_bits(
     return make(num_classes, length, seed)
 
 
+def _check_exhaustive(num_classes: int, length: int) -> None:
+    fewest = (num_classes - 1).bit_length()
+    if num_classes > MOST_LISTED:
+        raise ConfigError(
+            f"codebook: got exhaustive for {num_classes} classes, allowed 2..{MOST_LISTED}: more "
+            "have too many columns; use optimised"
+        )
+    if length < fewest:
+        raise ConfigError(
+            f"length: got {length}, allowed {fewest} or more for {num_classes} classes: fewer bits "
+            "cannot tell the classes apart"
+        )
+
+
 def _check_length(num_classes: int, length: int) -> None:
     fewest = max((num_classes - 1).bit_length(), 1)
     # Beyond 63 classes the upper limit is larger than any length.
@@ -71,7 +93,8 @@ def _check_length(num_classes: int, length: int) -> None:
     if not fewest <= length <= most:
         raise ConfigError(
             f"length: got {length}, allowed {fewest}..{most} for {num_classes} classes: fewer bits "
-            "cannot tell the classes apart, more cannot all differ from each other"
+            "cannot tell the classes apart, more cannot all differ from each other (the exhaustive "
+            "codebook repeats them)"
         )
 
 
@@ -162,7 +185,7 @@ def text_bits(embeddings: NDArray[np.float64], length: int) -> Bits:
     return bits
 
 
-BUILDERS = ("text", "mmd", "hadamard", "optimised", "text-optimised", "one-hot")
+BUILDERS = ("text", "mmd", "exhaustive", "hadamard", "optimised", "text-optimised", "one-hot")
 """Names that `Codebook.build` knows."""
 NEED_NAMES = ("text", "text-optimised")
 """Those of them that need class names."""

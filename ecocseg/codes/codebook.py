@@ -78,14 +78,16 @@ class Codebook:
 
         `builder`: "text" (Alg. 3), "mmd" (max-min distance, Alg. 2), "hadamard" (from Hadamard
         matrices), "optimised" (the best of these and a local search: largest d_min_r), "text-
-        optimised" (a large d_min_r, and distances that follow the meaning of the names), "one-hot".
+        optimised" (a large d_min_r, and distances that follow the meaning of the names),
+        "exhaustive" (Dietterich & Bakiri 1995: every column there is, 2^(N-1) - 1, for up to 10
+        classes; of fewer bits the best of them, of more repeated in turn), "one-hot".
         `class_names`: N names; all but the text builders also accept `num_classes` alone.
         `length`: K bits (one-hot always has N). `seed`: of the builders that draw or search.
         `embeddings`: for the text builders, a word2vec or GloVe file instead of the table that
         comes with the package. `draws`: random matrices that "mmd" looks at. Rows are distinct and
-        no two columns equal or opposite; a one-hot code of two classes is the exception. Raises
-        ConfigError for an unknown builder, a length that allows no valid code, or names without
-        embedding.
+        no two columns equal or opposite; a one-hot code of two classes is the exception, and an
+        exhaustive one with more than all columns. Raises ConfigError for an unknown builder, a
+        length that allows no valid code, or names without embedding.
         """
         from ecocseg.codes.build import build_bits
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecocseg.codes.bounds import row_distance_bound, separation_bound
+from ecocseg.codes.build import MOST_LISTED
 from ecocseg.codes.columns import all_columns, choose_columns, pairs_separated
 from ecocseg.codes.hadamard import constructed_bits
 from ecocseg.codes.search import Costs, distance_costs, quality, search_bits
@@ -18,8 +19,6 @@ from ecocseg.codes.search import Costs, distance_costs, quality, search_bits
 Bits = NDArray[np.bool_]
 Attempt = Callable[[Bits, Costs], tuple[Bits, float]]
 
-# So many classes that all their columns, 2^(N-1), can be listed and paired.
-_LISTED = 10
 # Bits and pairs that the steps of a search may look at: about a quarter of a second on one core.
 _WORK = 6_000_000
 # Small codes need no more steps than this.
@@ -53,6 +52,19 @@ def optimised_bits(num_classes: int, length: int, seed: int = 0) -> Bits:
     return max((_refined(bits, attempt) for bits in near), key=quality)
 
 
+def exhaustive_bits(num_classes: int, length: int) -> Bits:
+    """Exhaustive code (Dietterich & Bakiri 1995): all C = 2^(N-1) - 1 columns, of up to 10 classes.
+
+    Any two rows then differ in 2^(N-2) bits. `length` above C repeats the columns in turn: each
+    further round votes once more on the same questions, with weights of its own in the head. Below
+    C it is `optimised_bits`, whose search looks at exactly these columns.
+    """
+    columns = all_columns(num_classes)
+    if length < len(columns):
+        return optimised_bits(num_classes, length)
+    return columns[np.arange(length) % len(columns)].T
+
+
 def starting_codes(num_classes: int, length: int, seed: int = 0) -> list[Bits]:
     """Codes [N,K] to search from: random columns last, before it constructions that fit.
 
@@ -60,7 +72,7 @@ def starting_codes(num_classes: int, length: int, seed: int = 0) -> list[Bits]:
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     constructions = [constructed_bits(num_classes, length, seed)]
-    if num_classes > _LISTED:
+    if num_classes > MOST_LISTED:
         constructions.append(_linear(num_classes, length, generator))
     return [
         # Without a constant column, which carries nothing.
@@ -80,7 +92,7 @@ def searcher(
 
     `patience`: how many times as many steps it takes before it gives up.
     """
-    if num_classes <= _LISTED:
+    if num_classes <= MOST_LISTED:
         return _listed_searcher(num_classes, length, generator)
     walks = max(1, min(8, 8000 // (num_classes * length)))
     looked_at = num_classes * length + (num_classes**2 + length**2) // 4

@@ -224,28 +224,10 @@ CITYSCAPES_TO_CAMVID_11 = ClassTable(
 
 # Pascal VOC's 20 classes in the devkit's order, its palette's colours, 255 the boundary.
 _VOC = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+    "train", "tvmonitor",
+)  # fmt: skip
 PASCAL_21 = ClassTable(
     names=_VOC,
     colors=tuple(_voc_color(number) for number in range(len(_VOC))),

@@ -34,6 +34,12 @@ def instance_text(
     return json.dumps({"size": list(size), "objects": objects}, separators=(",", ":"))
 
 
+def instances_size(text: str) -> tuple[int, int]:
+    """Height and width of the label that `draw_instances` gives."""
+    height, width = json.loads(text)["size"]
+    return height, width
+
+
 def draw_instances(text: str) -> NDArray[np.int64]:
     """The label [H,W] of an image's instances; DataError for a shape that cannot be drawn."""
     from pycocotools import mask

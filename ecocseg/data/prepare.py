@@ -40,6 +40,7 @@ from ecocseg.data.parallel import Progress, map_files
 from ecocseg.data.readers import open_frames, open_item_label, raw_label_size
 from ecocseg.data.resize import resize_image, resize_label, stored_size, target_size
 from ecocseg.data.verify import fail_on, list_splits, rules_of, verify_raw
+from ecocseg.data.volumes import is_volume
 from ecocseg.errors import DataError, UserError
 from ecocseg.files import atomic_path, atomic_write, require_space, sha256_file
 from ecocseg.version import RESULTS_VERSION
@@ -198,11 +199,15 @@ def _bytes_needed(config: DatasetConfig, listings: Mapping[str, Listing]) -> int
     total = 0
     for listing in listings.values():
         for item in listing.items:
-            raw = item.image.stat().st_size
+            files = [path for path in (item.image, item.second) if path is not None]
+            raw = sum(path.stat().st_size for path in files)
+            most = raw if pixels is None else 2 * pixels * len(files)
             # Never enlarged, and no larger in the format that it has.
             kept = config.resize == "mmcv" and item.image.suffix.lower() == ".png"
-            total += raw if pixels is None else min(raw, 2 * pixels) if kept else 2 * pixels
-            total += item.label.stat().st_size if item.label else 4096
+            total += min(raw, most) if kept else most
+            # A file of annotations, or a volume, is that of many labels.
+            alone = item.label is not None and item.objects is None and item.part is None
+            total += item.label.stat().st_size if item.label and alone else 4096
     return total
 
 
@@ -295,6 +300,8 @@ def _write_image(
         sheet = Image.new("RGB", (width, height * len(frames)))
         for place, frame in enumerate(frames):
             sheet.paste(resize_image(frame.convert("RGB"), size, resize), (0, place * height))
+        # Slices are grey: a third to read, and the same when read as RGB.
+        sheet = sheet.convert("L") if is_volume(source) else sheet
         sheet.save(temporary, compress_level=3)
 
 

@@ -1,4 +1,4 @@
-"""Whole-image and sliding-window evaluation into a confusion matrix."""
+"""Whole-image and sliding-window evaluation into confusion matrices, and the score of them."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +14,7 @@ from ecocseg.config import require
 from ecocseg.data.dataset import read_image, read_label
 from ecocseg.data.manifest import Row
 from ecocseg.encodings.base import Encoding
+from ecocseg.iou import Score, mean_score
 from ecocseg.metrics import confusion_matrix
 
 
@@ -30,6 +32,13 @@ class EvaluationConfig:
     mmsegmentation does, decided once at the end."""
     batch_size: int = 8
     """Images (whole) or windows (slide) at a time; changes the result by rounding at most."""
+    score: Score = "iou"
+    """What a network's one number is made of: intersection over union, or Dice."""
+    per: Literal["set", "folder"] = "set"
+    """Count over the whole set, or over each folder of keys (volumes, as in ACDC) and take the mean
+    of their scores."""
+    classes: tuple[str, ...] | None = None
+    """The classes that the one number is the mean of; None for all."""
 
     def __post_init__(self) -> None:
         slide = self.mode == "slide"
@@ -45,6 +54,26 @@ class EvaluationConfig:
             fits = all(s <= w for s, w in zip(self.stride, self.window, strict=True))
             require(fits, "stride", self.stride, f"at most the window {list(self.window)}")
         require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
+        require(self.classes != (), "classes", [], "null (all) or at least one name")
+
+    def places(self, names: Sequence[str]) -> list[int] | None:
+        """Indices of `classes` in the class names of a data set; None for all.
+
+        Raises ConfigError when one of them is not there.
+        """
+        if self.classes is None:
+            return None
+        for name in self.classes:
+            require(name in names, "evaluation.classes", name, f"names among {list(names)}")
+        return [list(names).index(name) for name in self.classes]
+
+
+def overall_score(confusion: ArrayLike, config: EvaluationConfig, names: Sequence[str]) -> float:
+    """The one number of what `evaluate` counted, in percent: by it the best checkpoint is chosen.
+
+    `names`: of the classes, in order. NaN when no class is there.
+    """
+    return mean_score(confusion, config.score, config.places(names))
 
 
 @torch.no_grad()
@@ -56,15 +85,17 @@ def evaluate(
     device: torch.device,
     autocast: torch.dtype | None = None,
 ) -> Tensor:
-    """Confusion matrix int64 [N,N] of `model` over `rows`, on the CPU.
+    """Confusion matrix of `model` over `rows`, on the CPU, int64 [N,N].
 
+    With `per` folder [V,N,N]: one for each of V folders of keys (up to the last /), by their names.
     Logits (whole) or what the windows are averaged as (slide) are brought to the label's size
     before the decision.
     The model is put into evaluation mode and left in the mode it had.
     """
     training = model.training
     model.eval()
-    total = torch.zeros(encoding.num_classes, encoding.num_classes, dtype=torch.int64)
+    folders = sorted({_folder(row) for row in rows}) if config.per == "folder" else [""]
+    total = torch.zeros(len(folders), encoding.num_classes, encoding.num_classes, dtype=torch.int64)
     at_once = config.batch_size if config.mode == "whole" else 1
     for group in _same_size(rows, at_once):
         images = torch.stack([read_image(row) for row in group]).to(device).float() / 255
@@ -74,9 +105,14 @@ def evaluate(
                 prediction = predict_whole(model, encoding, images, labels.shape[-2:])
             else:
                 prediction = predict_slide(model, encoding, images, labels.shape[-2:], config)
-        total += confusion_matrix(prediction, labels, encoding.num_classes).cpu()
+        if config.per == "set":
+            total[0] += confusion_matrix(prediction, labels, encoding.num_classes).cpu()
+            continue
+        for row, predicted, truth in zip(group, prediction, labels, strict=True):
+            counts = confusion_matrix(predicted, truth, encoding.num_classes).cpu()
+            total[folders.index(_folder(row))] += counts
     model.train(training)
-    return total
+    return total[0] if config.per == "set" else total
 
 
 def predict_whole(
@@ -149,3 +185,7 @@ def _same_size(rows: Sequence[Row], at_once: int) -> list[list[Row]]:
 
 def _size(row: Row) -> tuple[tuple[int, int], tuple[int, int]]:
     return row.image_size, row.label_size
+
+
+def _folder(row: Row) -> str:
+    return row.key.rpartition("/")[0]

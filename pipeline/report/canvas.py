@@ -1,6 +1,6 @@
 """Matplotlib without its global state: a figure in the report's look, and saving it whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +74,13 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def shared_legend(axes: Axes) -> None:
-    """One legend for the whole figure, beneath it, from the lines and bars of `axes`."""
-    legend_below(axes, *axes.get_legend_handles_labels())
+def legend_of_all(axes: Sequence[Axes]) -> None:
+    """One legend for the whole figure, beneath it, with every line that some of the axes have."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    legend_below(axes[0], list(handles.values()), list(handles))
 
 
 def legend_below(axes: Axes, handles: list[Any], labels: list[str]) -> None:

@@ -2,9 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
+
+from ecocseg.iou import Score
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """One number of a run."""
+
+    classes: tuple[str, ...] | None = None
+    """The classes that it is the mean of; None is all of the block."""
+    score: Score | Literal["accuracy"] = "iou"
+    """Of each class iou or dice; or accuracy, of all pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +54,8 @@ class Cell:
     paper: Mapping[str, Any] | None
     selection: str
     ranked: bool
-    means: Mapping[str, list[str] | None]
-    """Classes of each mean; None is all of the block."""
+    means: Mapping[str, Mean]
+    """By name; the first is what figures and rankings of a grid are of."""
     group: str | None = None
     """The row of a grid that cells of several labels or encodings share."""
     block: Block | None = None
@@ -98,9 +110,15 @@ class Cell:
         records = (self.records[seed] for seed in sorted(self.records))
         return tuple(dict.fromkeys(text for r in records for text in r["deviations"]))
 
+    @property
+    def class_score(self) -> Score:
+        """What single classes are scored by: as in the first mean that has classes."""
+        of_classes = [mean.score for mean in self.means.values() if mean.score != "accuracy"]
+        return of_classes[0] if of_classes else "iou"
+
     def subset(self, mean: str) -> Sequence[str] | None:
         """The classes that `mean` is taken over; None is all of the record."""
-        chosen = self.means[mean]
+        chosen = self.means[mean].classes
         return chosen if chosen is not None or self.block is None else self.block.classes
 
 
@@ -188,17 +206,16 @@ def pairs(cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
 
 
 def shortest_names(cells: Sequence[Cell], everyone: Sequence[Cell]) -> list[str]:
-    """What tells `cells` from the rest: methods, else rows, else rows with their blocks."""
+    """What tells `cells` from the rest: methods, else rows, else single cells or their titles."""
     rest = [cell for cell in everyone if cell not in cells]
-    methods, rows = {cell.method for cell in rest}, {cell.full_name for cell in rest}
-    return list(
-        dict.fromkeys(
-            cell.method
-            if cell.method not in methods
-            else (cell.full_name if cell.full_name not in rows else cell.title)
-            for cell in cells
-        )
-    )
+
+    def name(cell: Cell) -> str:
+        for told in ("method", "row", "full_name"):
+            if getattr(cell, told) not in {getattr(other, told) for other in rest}:
+                return str(getattr(cell, told))
+        return cell.title
+
+    return list(dict.fromkeys(name(cell) for cell in cells))
 
 
 def _rivals(cell: Cell) -> tuple[str | None, ...] | None:

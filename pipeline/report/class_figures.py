@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from ecocseg.iou import class_iou
+from ecocseg.iou import class_scores
 from pipeline.report.canvas import Drawn, canvas, plain
 from pipeline.report.cells import Cell, Experiment, pairs
-from pipeline.report.lines import best_cell
-from pipeline.report.scores import chosen_confusion, mean_over, statistic
+from pipeline.report.lines import best_cell, record_mean
+from pipeline.report.scores import chosen_confusion, statistic
 from pipeline.report.style import COLOURS, ECOC, INK, ONE_HOT
 
 # What a picture can hold.
-_MOST_PAIRS, _MOST_BARS = 6, 4
+_MOST_PAIRS, _MOST_BARS, _MOST_NAMES = 6, 4, 40
+_SMALL = 4.6  # points, of letters that 81 names leave room for
 
 
 def _class_groups(experiment: Experiment) -> list[Sequence[Cell]]:
@@ -33,11 +35,12 @@ def _class_groups(experiment: Experiment) -> list[Sequence[Cell]]:
 
 
 def draw_classes(experiment: Experiment, path: Path) -> Drawn | None:
-    """IoU of each class, ECOC beside one-hot; all cells beside each other without such a pair."""
+    """Score of each class, ECOC beside one-hot; all cells beside each other without a pair."""
     groups = _class_groups(experiment)
     if not groups:
         return None
     paired = all(cell.encoding == "ecoc" for *_, cell in groups) and len(groups[0]) == 2
+    word = _word(groups[0][0])
     colours = (ONE_HOT, ECOC) if paired else COLOURS[:_MOST_BARS]
     with canvas(path, len(groups), 1, 3.1 if len(groups) < 5 else 2.6) as axes:
         for axis, group in zip(axes, groups, strict=True):
@@ -45,11 +48,11 @@ def draw_classes(experiment: Experiment, path: Path) -> Drawn | None:
             first = group[0]
             told = (first.block.title if first.block else None, first.method, first.column)
             several = len(groups) > 1 or (first.column and first.group is None)
-            title = ", ".join(filter(None, told)) if several else "IoU of each class"
+            title = ", ".join(filter(None, told)) if several else f"{word} of each class"
             axis.set_title(plain(title))
     return Drawn(
         path=path,
-        caption="IoU of each class, mean of the seeds; thin lines are one standard deviation.",
+        caption=f"{word} of each class, mean of the seeds; thin lines are one standard deviation.",
     )
 
 
@@ -65,8 +68,8 @@ def _class_bars(
     for i, (cell, colour) in enumerate(zip(group, colours, strict=False)):
         table = []
         for record in cell.records.values():
-            iou = class_iou(chosen_confusion(record, cell.selection))
-            table.append([*iou[kept], mean_over(iou, classes, cell.subset(mean))])
+            scores = class_scores(chosen_confusion(record, cell.selection), cell.class_score)
+            table.append([*scores[kept], record_mean(cell, mean, record)])
         there = [statistic(list(column)) for column in np.array(table).T]
         axis.bar(
             np.arange(len(names)) - 0.4 + (i + 0.5) * width,
@@ -77,19 +80,24 @@ def _class_bars(
             error_kw={"elinewidth": 0.9, "ecolor": INK},
             label=plain(cell.full_name if cell.group else cell.label),
         )
-    axis.set_xticks(
-        range(len(names)),
-        [plain(n) for n in names],
-        rotation=40,
-        ha="right",
-        rotation_mode="anchor",
-    )
+    axis.set_xticks(range(len(names)), [plain(n) for n in names], **_letters(len(names), 40))
     axis.axvline(len(names) - 1.5, color=INK, linewidth=0.7)
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.set_ylim(0, 100)
     axis.grid(axis="x", visible=False)
-    axis.set_ylabel("IoU (%)")
+    axis.set_ylabel(f"{_word(group[0])} (%)")
     axis.legend(loc="upper right", ncols=len(group), bbox_to_anchor=(1, 1.14), borderaxespad=0)
+
+
+def _letters(names: int, angle: int) -> dict[str, Any]:
+    """How so many names stand along an axis: aslant, or small and upright."""
+    if names > _MOST_NAMES:
+        return {"rotation": 90, "fontsize": _SMALL}
+    return {"rotation": angle, "ha": "right", "rotation_mode": "anchor"}
+
+
+def _word(cell: Cell) -> str:
+    return {"iou": "IoU", "dice": "Dice"}[cell.class_score]
 
 
 def draw_confusion(experiment: Experiment, path: Path) -> Drawn | None:
@@ -113,14 +121,16 @@ def draw_confusion(experiment: Experiment, path: Path) -> Drawn | None:
 
 
 def _matrix(axis: Axes, cell: Cell, names: Sequence[str]) -> None:
-    counts = sum(chosen_confusion(r, cell.selection) for r in cell.records.values())
-    totals = np.asarray(counts).sum(axis=1, keepdims=True)
+    found = [chosen_confusion(record, cell.selection) for record in cell.records.values()]
+    counts = np.sum(found, axis=0).reshape(-1, len(names), len(names)).sum(axis=0)
+    totals = counts.sum(axis=1, keepdims=True)
     share = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
     axis.grid(visible=False)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
     axis.set_facecolor("#eceff3")
-    axis.set_xticks(range(len(names)), names, rotation=50, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(names)), names)
+    axis.set_xticks(range(len(names)), names, **_letters(len(names), 50))
+    size: dict[str, Any] = {"fontsize": _SMALL} if len(names) > _MOST_NAMES else {}
+    axis.set_yticks(range(len(names)), names, **size)
     axis.set_xlabel("predicted class")
     axis.set_ylabel("true class")
     if len(names) <= 25:

@@ -13,8 +13,8 @@ EVALUATION_COLUMNS = ["experiment", "cell", "label", "column", "seed", "step", "
 def evaluation_curves(experiment: Experiment) -> pd.DataFrame:
     """Validation mIoU in percent in long format (EVALUATION_COLUMNS), student and teacher.
 
-    `column` is what a curve competes in (block, column of a grid, or group), `label` its name in
-    there.
+    Or the protocol's score, where it is another (`protocols.score_name`). `column` is what a curve
+    competes in (block, column of a grid, or group), `label` its name in there.
     """
     rows = [
         {**identity, "step": point["step"], "network": network, "miou": point[f"{network}/miou"]}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecocseg.calibration import ece, pooled_ece, rank_accuracy, reliability
-from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
+from pipeline.report.canvas import Drawn, canvas, legend_of_all, plain
 from pipeline.report.cells import Cell, Experiment
 from pipeline.report.codebook_figure import draw_codebooks
 from pipeline.report.diagnosed import (
@@ -122,7 +122,7 @@ def _nearest(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Drawn
         axis.set_ylim(0, 100)
         axis.grid(axis="x", visible=False)
         axis.set_title("True class: C-th nearest (bars), among the C nearest (lines)")
-        shared_legend(axis)
+        legend_of_all([axis])
     return Drawn(
         path=path,
         caption="How often the C-th nearest class is the true one (bars) and how often the C "

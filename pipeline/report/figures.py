@@ -3,18 +3,18 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.report.canvas import Drawn, canvas, legend_below, plain, shared_legend
-from pipeline.report.cells import Cell, Experiment, pairs
+from pipeline.report.canvas import Drawn, canvas, legend_of_all, plain
+from pipeline.report.cells import Experiment, pairs
 from pipeline.report.class_figures import draw_classes, draw_confusion
 from pipeline.report.curves import evaluation_curves, over_seeds, training_curves
-from pipeline.report.lines import best_cell, cell_means, in_order
-from pipeline.report.scores import statistic
+from pipeline.report.grid_figure import draw_grid
+from pipeline.report.lines import best_cell
+from pipeline.report.protocols import score_name
 from pipeline.report.style import COLOURS, LINES
 
 # Logged name, title, unit: the statistics of pseudo-labels (the paper's Fig. 4a and App. H).
@@ -32,7 +32,7 @@ def draw_figures(experiment: Experiment, folder: Path) -> list[Drawn]:
         return []
     found = [
         _learning_curves(experiment, folder / f"{experiment.name}_curves.png"),
-        _grid(experiment, folder / f"{experiment.name}_grid.png"),
+        draw_grid(experiment, folder / f"{experiment.name}_grid.png"),
         draw_classes(experiment, folder / f"{experiment.name}_classes.png"),
         draw_confusion(experiment, folder / f"{experiment.name}_confusion.png"),
         _pseudo_labels(experiment, folder / f"{experiment.name}_pseudo_labels.png"),
@@ -49,7 +49,7 @@ def _learning_curves(experiment: Experiment, path: Path) -> Drawn | None:
     frame = evaluation_curves(experiment)
     if frame.empty:
         return None
-    drawn = set(frame["cell"])
+    drawn, score = set(frame["cell"]), score_name(experiment.protocol)
     contests = {
         name: there
         for name, cells in experiment.contests.items()
@@ -65,21 +65,22 @@ def _learning_curves(experiment: Experiment, path: Path) -> Drawn | None:
                 if not chosen.empty:
                     position = contenders(experiment).index(cell.contender)
                     _band(axis, over_seeds(chosen, "miou").to_numpy(), cell.contender, position)
-            axis.set_title(plain(name) if name else "Validation mIoU while training")
+            axis.set_title(plain(name) if name else f"Validation {score} while training")
             _steps(axis)
         for i in range(0, len(contests), across):
-            axes[i].set_ylabel("mIoU (%)")
+            axes[i].set_ylabel(f"{score} (%)")
         _hide(axes[len(contests) :])
-        _legend_of_all(axes)
+        legend_of_all(axes)
     networks = sorted({cell.selection.split(".")[1] for cell in experiment.cells})
     fewer = ""
-    if any(cell.block and cell.block.classes for cell in experiment.cells):
+    scored = experiment.protocol.get("classes")
+    if scored is None and any(cell.block and cell.block.classes for cell in experiment.cells):
         fewer = (
             " Logged as the mean of all classes of the data set, also where the table has fewer."
         )
     return Drawn(
         path=path,
-        caption=f"Validation mIoU of the {' or '.join(networks)} over training: mean of the "
+        caption=f"Validation {score} of the {' or '.join(networks)} over training: mean of the "
         f"seeds, band of one standard deviation where there are several.{fewer}",
     )
 
@@ -99,44 +100,6 @@ def _band(axis: Axes, points: np.ndarray, label: str, position: int) -> None:
     )
     if std.any():
         axis.fill_between(step, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
-
-
-def _grid(experiment: Experiment, path: Path) -> Drawn | None:
-    """The first mean over the columns of a grid, a line per row."""
-    places = [place for cell in experiment.cells for place in cell.places]
-    columns = in_order([place.column for place in places if place.column])
-    if experiment.layout != "grid" or len(columns) < 2:
-        return None
-    rows: dict[tuple[str, str], dict[str | None, Cell]] = {}
-    for place in places:
-        key = (place.block.title if place.block else "", place.row)
-        rows.setdefault(key, {})[place.column] = place
-    middle = (len(rows) - 1) / 2
-    with canvas(path, height=3.6) as (axis,):
-        for position, ((block, row), cells) in enumerate(rows.items()):
-            scores = [
-                statistic(list(cell_means(cells[c]).values())) if c in cells else None
-                for c in columns
-            ]
-            there = [(i, score) for i, score in enumerate(scores) if score is not None]
-            alone = sum(label == row for _, label in rows) == 1
-            axis.errorbar(
-                [i + 0.03 * (position - middle) for i, _ in there],
-                [score.mean for _, score in there],
-                yerr=[score.std or 0.0 for _, score in there],
-                color=COLOURS[position % len(COLOURS)],
-                linestyle=LINES[position % len(LINES)],
-                marker="osD^"[position % 4],
-                markersize=4.5,
-                capsize=2.5,
-                label=plain(row if alone else f"{block}, {row}"),
-            )
-        axis.set_xticks(range(len(columns)), [plain(column) for column in columns])
-        axis.set_xlim(-0.3, len(columns) - 0.7)
-        axis.set_ylabel(f"{experiment.means[0]} (%)")
-        axis.set_title(plain(experiment.title))
-        shared_legend(axis)
-    return Drawn(path=path, caption="The grid as a picture; bars are one standard deviation.")
 
 
 def _pseudo_labels(experiment: Experiment, path: Path) -> Drawn | None:
@@ -163,7 +126,7 @@ def _pseudo_labels(experiment: Experiment, path: Path) -> Drawn | None:
             _steps(axis)
             axis.set_ylim(bottom=0, top=None if frame[name].any() else 1)
         _hide(axes[len(shown) :])
-        _legend_of_all(axes)
+        legend_of_all(axes)
     return Drawn(
         path=path,
         caption="Statistics of the pseudo-labels over training (the paper's Figure 4a and "
@@ -182,12 +145,3 @@ def _steps(axis: Axes) -> None:
 def _hide(axes: Sequence[Axes]) -> None:
     for axis in axes:
         axis.set_visible(False)
-
-
-def _legend_of_all(axes: Sequence[Axes]) -> None:
-    """One legend with every line that some of the axes have."""
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    legend_below(axes[0], list(handles.values()), list(handles))

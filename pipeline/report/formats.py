@@ -33,7 +33,9 @@ def spread_text(entry: Statistic, row: Row, column: Column) -> str:
     if row.kind == "measured" and not column.exact:
         return "†" if entry.std is None else f"± {entry.std:.{_decimals(entry, column)}f}"
     if row.kind == "difference" and entry.low is not None and entry.high is not None:
-        return f"[{entry.low:+.1f}, {entry.high:+.1f}]"
+        # As above: no -0.0.
+        low, high = (round(end, 1) + 0.0 for end in (entry.low, entry.high))
+        return f"[{low:+.1f}, {high:+.1f}]"
     return ""
 
 

@@ -3,24 +3,30 @@
 from collections.abc import Mapping, Sequence
 
 from ecocseg.errors import ConfigError
-from ecocseg.iou import class_iou
+from ecocseg.iou import class_scores, overall_accuracy
 from pipeline.report import published
-from pipeline.report.cells import Cell, Experiment, Reference
+from pipeline.report.cells import Cell, Experiment, Record, Reference
 from pipeline.report.parts import Column, Line, Values
 from pipeline.report.scores import chosen_confusion, mean_over, statistic
 
 
-def cell_means(cell: Cell, selection: str | None = None) -> dict[int, float]:
-    """The cell's first mean in percent, for each finished seed."""
-    mean = next(iter(cell.means))
+def cell_means(
+    cell: Cell, selection: str | None = None, name: str | None = None
+) -> dict[int, float]:
+    """The mean `name` of a cell (None: its first) in percent, for each finished seed."""
+    name = name or next(iter(cell.means))
     return {
-        seed: mean_over(
-            class_iou(chosen_confusion(record, selection or cell.selection)),
-            record["classes"],
-            cell.subset(mean),
-        )
+        seed: record_mean(cell, name, record, selection)
         for seed, record in sorted(cell.records.items())
     }
+
+
+def record_mean(cell: Cell, name: str, record: Record, selection: str | None = None) -> float:
+    """The mean `name` of one of the cell's runs, in percent."""
+    confusion, score = chosen_confusion(record, selection or cell.selection), cell.means[name].score
+    if score == "accuracy":
+        return overall_accuracy(confusion)
+    return mean_over(class_scores(confusion, score), record["classes"], cell.subset(name))
 
 
 def best_cell(experiment: Experiment, among: Sequence[Cell] | None = None) -> Cell | None:
@@ -48,12 +54,12 @@ def per_class_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
         scored = _scored(cell, classes)
         values: Values = {column.name: {} for column in columns}
         for seed, record in sorted(cell.records.items()):
-            iou = class_iou(chosen_confusion(record, cell.selection))
-            for name, value in zip(classes, iou, strict=True):
+            scores = class_scores(chosen_confusion(record, cell.selection), cell.class_score)
+            for name, value in zip(classes, scores, strict=True):
                 if name in scored:
                     values[name][seed] = float(value)
             for name in cell.means:
-                values[name][seed] = mean_over(iou, classes, cell.subset(name))
+                values[name][seed] = record_mean(cell, name, record)
         paper = None
         if cell.paper:
             table, column = cell.paper["table"], cell.paper.get("column")
@@ -66,11 +72,12 @@ def per_class_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
 def grid_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
     """A line per group or else per label and encoding, a column per `column`, of the first mean.
 
-    Columns that are all numbers stand in their order, others as they come. Raises ConfigError when
-    two cells stand in one place.
+    Columns that are all numbers stand in their order, others as they come; those of the first mean
+    before those of the next. Raises ConfigError when two cells stand in one place.
     """
     places = [place for cell in experiment.cells for place in cell.places]
     names = in_order([cell.place for cell in places])
+    further = [_further(cell, mean) for mean in experiment.means[1:] for cell in places]
     rows: dict[tuple[str | None, ...], list[Cell]] = {}
     for cell in places:
         block = cell.block.key if cell.block else None
@@ -78,7 +85,7 @@ def grid_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
         rows.setdefault((block, *kind), []).append(cell)
     lines = []
     for cells in rows.values():
-        values: Values = {name: {} for name in names}
+        values: Values = {name: {} for name in (*names, *further)}
         paper: dict[str, float | None] = {}
         taken: dict[str, Cell] = {}
         for cell in cells:
@@ -90,6 +97,8 @@ def grid_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
                 )
             taken[name] = cell
             values[name] = cell_means(cell)
+            for mean in list(cell.means)[1:]:
+                values[_further(cell, mean)] = cell_means(cell, name=mean)
             if cell.paper:
                 row = published.published_row(cell.paper["table"], cell.paper["where"])
                 wanted = str(cell.paper.get("column") or cell.column or "miou")
@@ -103,7 +112,14 @@ def grid_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
                 along=cells[0].group is not None,
             )
         )
-    return [Column(name=name, is_mean=True) for name in names], lines
+    columns = [Column(name=name, is_mean=True) for name in names]
+    columns += [Column(name=n, is_mean=True, further=True) for n in dict.fromkeys(further)]
+    return columns, lines
+
+
+def _further(cell: Cell, mean: str) -> str:
+    """The column of a grid that shows a mean other than the first."""
+    return f"{cell.column}, {mean}" if cell.column else mean
 
 
 def reference_values(
@@ -115,9 +131,8 @@ def reference_values(
     """
     row = published.published_row(reference.table, reference.where)
     if experiment.layout != "per_class":
-        wanted = {
-            c.name: c.name if len(columns) > 1 else reference.column or c.name for c in columns
-        }
+        first = [column.name for column in columns if not column.further]
+        wanted = {n: n if len(first) > 1 else reference.column or n for n in first}
         return {n: published.column_value(reference.table, row, c) for n, c in wanted.items()}
     inside = (c for c in experiment.cells if (c.block.key if c.block else None) == reference.block)
     return _printed(next(inside), row, experiment.classes, reference.table, reference.column)

@@ -1,5 +1,6 @@
 """The lines under a table: status, selection rule, protocol, and what keeps it from the paper."""
 
+from ecocseg.iou import Score
 from pipeline.report import published
 from pipeline.report.cells import Cell, Experiment, pairs, shortest_names
 from pipeline.report.cost import cost_notes
@@ -33,9 +34,7 @@ def _score_notes(experiment: Experiment) -> list[str]:
     """What the scores are, which rows compete, and how they were evaluated."""
     records = experiment.records
     seeds = sorted({record["seed"] for record in records})
-    what = "IoU in percent, counted over the whole evaluated set"
-    if experiment.layout == "grid":
-        what = f"{experiment.means[0]}: mean {what}"
+    what = _score_text(experiment)
     if any(len(cell.records) > 1 for cell in experiment.cells):
         what += "; mean ± sample standard deviation over seeds"
     if seeds:
@@ -61,6 +60,28 @@ def _score_notes(experiment: Experiment) -> list[str]:
     return notes + _mean_notes(experiment)
 
 
+def _score_text(experiment: Experiment) -> str:
+    """What the numbers of a table are."""
+    if experiment.layout != "grid":
+        return _counted(experiment, experiment.cells[0].class_score)
+    texts = {}
+    for cell in experiment.cells:
+        for name, mean in cell.means.items():
+            if mean.score == "accuracy":
+                texts[name] = "share of all labelled pixels that are right, in percent"
+                continue
+            text = _counted(experiment, mean.score)
+            texts[name] = text if len(cell.subset(name) or ()) == 1 else f"mean {text}"
+    return "; ".join(f"{name}: {text}" for name, text in texts.items())
+
+
+def _counted(experiment: Experiment, score: Score) -> str:
+    word = {"iou": "IoU", "dice": "Dice coefficient (DSC)"}[score]
+    if experiment.protocol.get("per") == "folder":
+        return f"{word} in percent, counted over each volume, mean over the volumes"
+    return f"{word} in percent, counted over the whole evaluated set"
+
+
 def _mean_notes(experiment: Experiment) -> list[str]:
     """Over which classes each mean is taken, where it is not over all."""
     notes = []
@@ -68,9 +89,10 @@ def _mean_notes(experiment: Experiment) -> list[str]:
         for name in cell.means:
             if (subset := cell.subset(name)) is not None:
                 of = f" of {cell.block.title}" if cell.block else ""
-                notes.append(
-                    f"{name}{of} is the mean over {len(subset)} classes: {', '.join(subset)}."
-                )
+                told = f"the mean over {len(subset)} classes: {', '.join(subset)}"
+                if len(subset) == 1:
+                    told = f"of the class {subset[0]} alone"
+                notes.append(f"{name}{of} is {told}.")
     return list(dict.fromkeys(notes))
 
 
@@ -88,8 +110,9 @@ def _data_notes(experiment: Experiment) -> list[str]:
     notes = []
     records = experiment.records
     if records:
-        matrix = chosen_confusion(records[0], "last.student").sum(axis=1)
-        missing = [name for name, n in zip(experiment.classes, matrix, strict=True) if n == 0]
+        labelled = chosen_confusion(records[0], "last.student").sum(axis=-1)
+        labelled = labelled.reshape(-1, labelled.shape[-1]).sum(axis=0)
+        missing = [name for name, n in zip(experiment.classes, labelled, strict=True) if n == 0]
         if missing:
             notes.append(f"No labelled pixel in the evaluated set: {', '.join(missing)}.")
     return notes

@@ -73,7 +73,7 @@ def findings(table: Table) -> list[str]:
     A row of a grid that compares several columns with one is told as a whole.
     """
     rows = [row for row in table.rows if row.kind == "difference"]
-    means = [i for i, column in enumerate(table.columns) if column.is_mean]
+    means = [i for i, column in enumerate(table.columns) if column.is_mean and not column.further]
     found = []
     for row in rows:
         label = f"{row.section}, {row.label}" if row.section else row.label

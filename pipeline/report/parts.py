@@ -20,6 +20,8 @@ class Column:
     decimals: int = 1
     exact: bool = False
     """Counted and not measured: the same for every seed, so that there is no spread."""
+    further: bool = False
+    """Of a grid: of another mean than the first."""
     fine: bool = False
     """Whether numbers below 1 take two more decimals."""
 

@@ -41,8 +41,16 @@ def refuse_mixtures(experiment: Experiment) -> None:
 
 
 def _compared(record: Record) -> dict[str, Any]:
-    """Protocol and classes; records from before `average` have averaged scores."""
-    return {"average": "scores", **record["protocol"], "classes": record["classes"]}
+    """Protocol and classes; what a record does not say of its protocol is the default."""
+    protocol = record["protocol"]
+    return {
+        "average": "scores",
+        "score": "iou",
+        "per": "set",
+        **protocol,
+        "classes of the score": protocol.get("classes"),
+        "classes": record["classes"],
+    }
 
 
 def protocol_texts(experiment: Experiment) -> list[str]:
@@ -77,11 +85,26 @@ def protocol_text(protocol: Mapping[str, Any], of: str = "") -> str:
             mode += " logits averaged,"
     label = protocol["label_size"]
     scored = "the label's own size" if label == "original" else f"label size {label}"
+    if protocol.get("per") == "folder":
+        scored += ", volume by volume"
+    if protocol.get("score", "iou") != "iou" or protocol.get("classes") is not None:
+        scored += f"; validation score: {score_name(protocol)}"
     return (
         f"Protocol{f' of {of}' if of else ''}: {protocol['dataset']}, split {protocol['split']}, "
         f"{protocol['images']} images, {mode} at {_size(protocol['image_size'])}, scored at "
         f"{scored} (data {str(protocol['fingerprint'])[:12]})."
     )
+
+
+def score_name(protocol: Mapping[str, Any]) -> str:
+    """What runs log while they train, and choose their best checkpoint by."""
+    classes, dice = protocol.get("classes"), protocol.get("score") == "dice"
+    if classes is None:
+        return "mean Dice" if dice else "mIoU"
+    word = "Dice" if dice else "IoU"
+    if len(classes) == 1:
+        return f"{word} of {classes[0]}"
+    return f"mean {word} of {len(classes)} classes"
 
 
 def _size(size: Any) -> str:

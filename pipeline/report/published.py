@@ -1,6 +1,7 @@
 """The papers' printed numbers: pipeline/published/*.csv, one file per table, package data."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -84,17 +85,24 @@ def mean_value(row: Mapping[str, str], class_names: Sequence[str] | None) -> flo
 def column_value(name: str, row: Mapping[str, str], column: str) -> float | None:
     """The value under `column` of a row of table `name`, for tables whose columns are settings.
 
-    `column` is the CSV's own column, or the part after the network's name when only one column
-    ends so ("1/8" for "resnet50_1/8"). Raises ConfigError when it is neither.
+    `column` is the CSV's own column, however it spells case, hyphens and spaces ("ResNet-50 1/8"
+    for "resnet50_1/8"), or the part after the network's name when only one column ends so ("1/8").
+    Raises ConfigError when it is neither.
     """
-    ending = [key for key in row if key.endswith(f"_{column}")]
-    found = [column] if column in row else ending
+    found = [key for key in row if same_column(key, column)]
+    found = found or [key for key in row if key.endswith(f"_{column}")]
     if len(found) != 1:
         raise ConfigError(
             f"paper.column: {column!r} fits {found or 'no column'} of table {name}, allowed "
             f"exactly one of {', '.join(row)}"
         )
     return float(row[found[0]]) if row[found[0]] else None
+
+
+def same_column(first: str, second: str) -> bool:
+    """Whether two columns are the same but for case, hyphens, underscores and spaces."""
+    plain = (re.sub(r"[\s_-]", "", column.lower()) for column in (first, second))
+    return next(plain) == next(plain)
 
 
 def audit(row: Mapping[str, str]) -> float | None:

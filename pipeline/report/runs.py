@@ -7,7 +7,7 @@ from typing import Any
 
 from ecocseg.errors import ConfigError, DataError
 from pipeline.records import read_record, record_path
-from pipeline.report.cells import Block, Cell, Experiment, Reference
+from pipeline.report.cells import Block, Cell, Experiment, Mean, Reference
 from pipeline.report.protocols import refuse_mixtures
 
 
@@ -101,10 +101,19 @@ def _cell(row: Mapping[str, Any], label: str, blocks: dict[str, Block]) -> Cell:
         paper=report.get("paper"),
         selection=report.get("selection", "last.student"),
         ranked=report["row"].get("ranked", True),
-        means=report.get("means") or {"mIoU": None},
+        means={name: _mean(mean) for name, mean in (report.get("means") or {"mIoU": None}).items()},
         group=_text(report["row"].get("group")) if is_grid else None,
         block=section,
         also=tuple(_place(p, row["cell"]) for p in report.get("also") or ()) if is_grid else (),
+    )
+
+
+def _mean(mean: Any) -> Mean:
+    """A mean as experiments write it: its classes, or a mapping of score and classes."""
+    given = mean if isinstance(mean, Mapping) else {"classes": mean}
+    classes = given.get("classes")
+    return Mean(
+        score=given.get("score", "iou"), classes=None if classes is None else tuple(classes)
     )
 
 

@@ -13,8 +13,8 @@ from ecocseg.errors import ConfigError, DataError
 SELECTIONS = {
     "last.student": "last checkpoint, student",
     "last.teacher": "last checkpoint, EMA teacher",
-    "best.student": "checkpoint with the student's best validation mIoU, student",
-    "best.teacher": "checkpoint with the student's best validation mIoU, EMA teacher",
+    "best.student": "checkpoint with the student's best validation score, student",
+    "best.teacher": "checkpoint with the student's best validation score, EMA teacher",
 }
 
 
@@ -34,22 +34,24 @@ class Statistic:
 
 
 def mean_over(
-    iou: NDArray[np.float64], classes: Sequence[str], subset: Sequence[str] | None
+    scores: NDArray[np.float64], classes: Sequence[str], subset: Sequence[str] | None
 ) -> float:
-    """Mean of `iou` [N] over the present classes of `subset` (None: all); NaN when none is.
+    """Mean of `scores` [N] over the present classes of `subset` (None: all); NaN when none is.
 
     Raises ConfigError when `subset` names a class that `classes` does not have.
     """
     unknown = [name for name in subset or () if name not in classes]
     if unknown:
         raise ConfigError(f"means: got class {unknown[0]!r}, allowed {', '.join(classes)}")
-    chosen = iou if subset is None else iou[[list(classes).index(name) for name in subset]]
+    chosen = scores if subset is None else scores[[list(classes).index(name) for name in subset]]
     present = chosen[~np.isnan(chosen)]
     return float(present.mean()) if present.size else math.nan
 
 
 def chosen_confusion(record: Mapping[str, Any], selection: str) -> NDArray[np.int64]:
     """Confusion matrix [N,N] of the checkpoint and network that `selection` names.
+
+    A run that is scored per folder has one for each of V folders: [V,N,N].
 
     Raises ConfigError for an unknown selection, DataError for a record without that network.
     """

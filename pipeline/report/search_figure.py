@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
+from pipeline.report.canvas import Drawn, canvas, legend_of_all, plain
 from pipeline.report.style import COLOURS, INK
 
 _NOT_PARAMETERS = {"trial", "miou", "steps", "state"}
@@ -43,7 +43,7 @@ def draw_search(trials_csv: Path, path: Path) -> Drawn | None:
                 axis.set_ylabel("mIoU (%)")
         for axis in axes[len(names) :]:
             axis.set_visible(False)
-        shared_legend(axes[0])
+        legend_of_all(axes[:1])
     chosen = ", ".join(f"{name} = {_number(best[name])}" for name in names)
     return Drawn(
         path=path,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from pipeline.report.canvas import Drawn, canvas, plain, shared_legend
+from pipeline.report.canvas import Drawn, canvas, legend_of_all, plain
 from pipeline.report.cells import Cell, Experiment
 from pipeline.report.diagnosed import (
     any_spec,
@@ -58,7 +58,7 @@ def draw_thresholds(cells: Sequence[Cell], experiment: Experiment, path: Path) -
             axes[1].set_ylabel("share of bits (%)")
         for axis in axes:
             _thresholds_along(axis, values)
-        shared_legend(axes[0])
+        legend_of_all(axes[:1])
         if len(trained) > 1:
             axes[1].legend(loc="best", fontsize=7.5)
     rest = (

@@ -71,8 +71,9 @@ def aggregate(
 def metrics(experiments: list[Experiment]) -> dict[str, Any]:
     """{experiment: {cell: {miou_mean, miou_std, n, best_miou_mean}}} for `dvc metrics`, percent.
 
-    `best_miou_mean` is the student's at its best checkpoint, whatever the table selects. A cell
-    without a finished run is left out, and so is the deviation of a single seed.
+    Of the first mean; where it is not of IoU, mdice or accuracy stands for miou. `best_miou_mean`
+    is the student's at its best checkpoint, whatever the table selects. A cell without a finished
+    run is left out, and so is the deviation of a single seed.
     """
     found: dict[str, Any] = {}
     for experiment in experiments:
@@ -82,14 +83,16 @@ def metrics(experiments: list[Experiment]) -> dict[str, Any]:
             best = statistic(list(cell_means(cell, "best.student").values()))
             if score is None:
                 continue
+            first = next(iter(cell.means.values())).score
+            name = first if first == "accuracy" else f"m{first}"
             values = {
-                "miou_mean": score.mean,
-                "miou_std": math.nan if score.std is None else score.std,
+                f"{name}_mean": score.mean,
+                f"{name}_std": math.nan if score.std is None else score.std,
                 "n": score.n,
-                "best_miou_mean": math.nan if best is None else best.mean,
+                f"best_{name}_mean": math.nan if best is None else best.mean,
             }
             cells[cell.name] = {
-                name: round(value, 4) for name, value in values.items() if not math.isnan(value)
+                key: round(value, 4) for key, value in values.items() if not math.isnan(value)
             }
         found[experiment.name] = cells
     return found

@@ -132,24 +132,30 @@ def spooled_files(run_dir: Path) -> list[tuple[Path, str]]:
 def spool_record(run_dir: Path, events: EventLog, record: Mapping[str, Any]) -> None:
     """Queue what a finished run shows: final scores, confusion matrix, the record itself.
 
-    The scores, in percent, are those of the last checkpoint's student (`iou/<class>`, absent
-    classes left out); the means of the teacher and of the best step stand beside them, and the
-    diagnostics of both networks (`ecocseg.calibration.summary`), where the record has them.
+    The scores, in percent, are those of the last checkpoint's student (`iou/<class>`, or
+    `dice/<class>` where the protocol scores so, absent classes left out); the means of the teacher
+    and of the best step stand beside them, and the diagnostics of both networks
+    (`ecocseg.calibration.summary`), where the record has them.
     """
     # Brings torch with it, which a driver that has nothing to set right can do without.
     import numpy as np
 
     from ecocseg.calibration import summary
-    from ecocseg.iou import class_iou, mean_iou
+    from ecocseg.iou import class_scores, mean_score
 
-    results, classes = record["results"], record["classes"]
-    last, best = results["last"], results["best"]
-    per_class = class_iou(np.asarray(last["student"]["confusion"]))
-    scores = {f"iou/{name}": float(value) for name, value in zip(classes, per_class, strict=True)}
+    results, classes, protocol = record["results"], record["classes"], record["protocol"]
+    last, best, score = results["last"], results["best"], protocol.get("score", "iou")
+    scored = protocol.get("classes")
+    places = None if scored is None else [classes.index(name) for name in scored]
+    per_class = class_scores(np.asarray(last["student"]["confusion"]), score)
+    scores = {
+        f"{score}/{name}": float(value) for name, value in zip(classes, per_class, strict=True)
+    }
     for when, result in (("last", last), ("best", best)):
         for who in ("student", "teacher"):
             if result.get(who) is not None:
-                scores[f"final/miou_{when}_{who}"] = mean_iou(np.asarray(result[who]["confusion"]))
+                confusion = np.asarray(result[who]["confusion"])
+                scores[f"final/m{score}_{when}_{who}"] = mean_score(confusion, score, places)
     scores["final/best_step"] = float(best["step"])
     for who in ("student", "teacher"):
         network = record.get("diagnostics", {}).get(who)

@@ -195,6 +195,28 @@ def acdc(root: Path, slices: Mapping[str, int], volumes: Mapping[str, int]) -> N
             write_h5(root / f"data/{stem}.h5", images.astype(np.float32), np.stack(stack))
 
 
+def acdc_original(root: Path, frames: Mapping[str, tuple[int, int]]) -> None:
+    """Write the challenge's files: patient -> its two annotated frames; volumes are 28x20x3."""
+    import nibabel
+
+    for patient, numbers in frames.items():
+        folder = root / f"patient{patient}"
+        folder.mkdir(parents=True)
+        for frame in numbers:
+            random = np.random.default_rng(100 * int(patient) + frame)
+            stem = f"patient{patient}_frame{frame:02d}"
+            for name, values in (
+                (stem, random.integers(30, 700, (28, 20, 3)).astype(np.int16)),
+                (f"{stem}_gt", random.integers(0, 4, (28, 20, 3)).astype(np.uint8)),
+            ):
+                nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{name}.nii.gz")
+        # All frames as a film: no annotated frame.
+        nibabel.save(
+            nibabel.Nifti1Image(np.zeros((4, 4, 2, 3), dtype=np.int16), np.eye(4)),
+            folder / f"patient{patient}_4d.nii.gz",
+        )
+
+
 def write_h5(path: Path, image: np.ndarray, label: np.ndarray) -> None:
     import h5py
 

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from ecocseg.config import from_mapping
 from ecocseg.encodings import build_encoding
-from ecocseg.engine.evaluate import EvaluationConfig, _starts, evaluate, predict_slide
+from ecocseg.engine.evaluate import (
+    EvaluationConfig,
+    _starts,
+    evaluate,
+    overall_score,
+    predict_slide,
+)
 from ecocseg.engine.seed import seeded
 from ecocseg.errors import ConfigError
 from ecocseg.metrics import confusion_matrix
@@ -143,6 +149,37 @@ def test_batches_hold_images_of_one_size_and_modes_are_restored(encoding, rows, 
         assert model.layer.weight.grad is None
 
 
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_per_folder_every_volume_is_counted_by_itself(encoding, rows, mode):
+    keys = ["b/00", "a/00", "a/01", "b/01"]
+    slices = [replace(row, key=key) for row, key in zip(rows, keys, strict=True)]
+    sizes = {"window": (32, 48), "stride": (16, 24)} if mode == "slide" else {}
+    config = EvaluationConfig(mode=mode, per="folder", batch_size=3, **sizes)
+    model = Net(encoding.channels)
+    got = evaluate(model, encoding, slices, config, CPU)
+    assert got.shape == (2, 19, 19)
+    plain = replace(config, per="set")
+    for matrix, volume in zip(got, ([1, 2], [0, 3]), strict=True):
+        alone = evaluate(model, encoding, [slices[i] for i in volume], plain, CPU)
+        # Batching may turn a tie.
+        assert int((matrix - alone).abs().sum()) <= 4
+    assert int((got.sum(0) - evaluate(model, encoding, slices, plain, CPU)).abs().sum()) <= 4
+
+
+def test_the_one_number_is_of_the_classes_that_count():
+    names = ["background", "right", "left"]
+    volumes = [[[50, 0, 0], [0, 3, 1], [0, 2, 0]], [[50, 0, 0], [0, 0, 0], [1, 0, 5]]]
+    config = EvaluationConfig(score="dice", per="folder", classes=("left", "right"))
+    # left: 0 and 10/11; right: 6/9 in the only volume that has it.
+    wanted = 100 * ((0 + 10 / 11) / 2 + 6 / 9) / 2
+    assert overall_score(volumes, config, names) == pytest.approx(wanted)
+    assert overall_score(volumes[1], EvaluationConfig(), names) == pytest.approx(
+        100 * (50 / 51 + 5 / 6) / 2
+    )
+    with pytest.raises(ConfigError, match=r"evaluation\.classes: got 'left', .*'changed'"):
+        config.places(["unchanged", "changed"])
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
@@ -152,6 +189,9 @@ def test_batches_hold_images_of_one_size_and_modes_are_restored(encoding, rows, 
         ({"mode": "slide", "window": [4, 4], "stride": [5, 4]}, "stride"),
         ({"batch_size": 0}, "batch_size"),
         ({"mode": "crop"}, "mode"),
+        ({"score": "miou"}, "score"),
+        ({"per": "image"}, "per"),
+        ({"classes": []}, "classes"),
     ],
 )
 def test_values_out_of_range(values, field):

@@ -21,8 +21,8 @@ from ecocseg.data.layouts.base import (
 )
 
 TREE = """\
-A/whucd_00001.png ... (before), B/ (after) and label/ (0, 255) with the same names, and the lists
-that the splits' option `list` names"""
+A/whucd_00001.png ... (before), B/ (after) and label/ (0, 255) with the same names, and beside or
+above these folders the lists that the splits' option `list` names"""
 OPTIONS = LIST_OPTIONS
 
 
@@ -39,7 +39,7 @@ def key_of(text: str, options: Mapping[str, Any]) -> str:
 def listing(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
     """Find the pairs of images and their masks."""
     before, after = (find(root / name, IMAGE_EXTENSIONS) for name in ("A", "B"))
-    listed, faults = read_list(root, options, key_of)
+    listed, faults = read_list(_folder_of_list(root, options), options, key_of)
     result = pair(before, find(root / "label", LABEL_EXTENSIONS), listed, options)
     faults += after.faults
     items = []
@@ -56,3 +56,10 @@ def listing(root: Path, split: str, options: Mapping[str, Any]) -> Listing:
         else:
             items.append(replace(item, second=second))
     return Listing(tuple(items), (*faults, *result.faults), result.skipped)
+
+
+def _folder_of_list(root: Path, options: Mapping[str, Any]) -> Path:
+    """Where a split's list lies: above `root` if the tiles' archive brought a folder of its own."""
+    name = options.get("list")
+    folders = [root, *list(root.absolute().parents)[:2]]
+    return next((folder for folder in folders if name and (folder / str(name)).is_file()), root)
