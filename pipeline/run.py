@@ -197,7 +197,9 @@ class _Execution:
             point[f"{role}/miou"] = self._score(confusion)
         self.results["eval"].append(point)
         self.results["last"] = found
-        if self.results["best"] is None or point["student/miou"] > self.best_score:
+        better = self.results["best"] is None or point["student/miou"] > self.best_score
+        # Of several stages the last one's networks are what the run is about.
+        if event.final and better:
             self.best_score, self.results["best"] = point["student/miou"], found
             weights = {"step": event.step, "student": self.trainer.student.state_dict()}
             checkpoint.save(self.run_dir / BEST, weights)

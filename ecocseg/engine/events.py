@@ -29,6 +29,8 @@ class EvaluationEvent:
 
     step: int
     confusions: Mapping[str, Tensor]
+    final: bool = True
+    """Whether the networks are those that the run is about; not those of an earlier stage."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,11 @@ class Trainer:
                 )
                 sums, summed = {}, 0
             if self.step % config.evaluate_every == 0 or last:
-                yield EvaluationEvent(step=self.step, confusions=self._evaluate(evaluate))
+                yield EvaluationEvent(
+                    step=self.step,
+                    confusions=self._evaluate(evaluate),
+                    final=stage.stop == config.steps,
+                )
             if self.step % config.checkpoint_every == 0 or last:
                 yield CheckpointEvent(step=self.step, state=self.state())
             if not sums:

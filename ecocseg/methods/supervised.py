@@ -46,6 +46,11 @@ class Supervised(Method):
             images = photometric_distortion(images, context.random)
         heads = context.outputs(images).heads
         if self.config.ohem_threshold is not None:
+            if len(heads) > 1:
+                raise ConfigError(
+                    f"method.ohem_threshold: got {self.config.ohem_threshold} with a network of "
+                    f"{len(heads)} heads (hrda), whose hard pixels are not defined; set it to null"
+                )
             value, parts = labelled_loss(context, heads[0].logits, sample.labels, self.config)
         else:
             over_valid = self.config.divisor == "valid"

@@ -25,7 +25,8 @@ def plain(event):
     if isinstance(event, StepEvent):
         return "step", event.step, dict(event.metrics)
     if isinstance(event, EvaluationEvent):
-        return "eval", event.step, {role: c.tolist() for role, c in event.confusions.items()}
+        found = {role: c.tolist() for role, c in event.confusions.items()}
+        return "eval", event.step, found, event.final
     if isinstance(event, StageEvent):
         return event.activity, event.step, (event.done, event.total)
     return "checkpoint", event.step, None
@@ -47,7 +48,7 @@ def whole(request, tiny_run, tmp_path_factory):
 
 def test_events_of_the_stages(whole):
     _, events, _, folder = whole
-    names = [(kind, step) for kind, step, _ in events]
+    names = [event[:2] for event in events]
     assert [n for n in names if n[0] == "ranking"] == [("ranking", 4)] * 8
     assert [n for n in names if n[0] == "labelling"] == [("labelling", 4)] * 4 + [
         ("labelling", 5)
@@ -56,7 +57,8 @@ def test_events_of_the_stages(whole):
     for stop in STOPS:
         assert {("step", stop), ("eval", stop), ("checkpoint", stop)} <= set(names)
     assert names.index(("checkpoint", 4)) < names.index(("ranking", 4))
-    rates = {step: metrics["lr"] for kind, step, metrics in events if kind == "step"}
+    assert [event[3] for event in events if event[0] == "eval"] == [False, False, True]
+    rates = {event[1]: event[2]["lr"] for event in events if event[0] == "step"}
     # Each stage has its own decay: 1 - 3/4, 1 - 0/1, 1 - 3/4 at its last step.
     assert rates[4] == pytest.approx(1e-3 / 4)
     assert rates[5] == pytest.approx(1e-3)
