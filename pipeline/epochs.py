@@ -26,7 +26,7 @@ def with_steps(config: Mapping[str, Any]) -> dict[str, Any]:
         schedule["epochs"] = None
         return {**config, "schedule": schedule}
     epochs = schedule["epochs"]
-    if not isinstance(epochs, int) or epochs < 1:
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ConfigError(
             f"schedule.epochs: got {epochs!r} with schedule.steps null; give one of them, 1 or more"
         )
@@ -43,7 +43,13 @@ def with_steps(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"{config['benchmark']['name']!r} has none; name some"
             )
         images[name] = _images(config["benchmark"][name], f"benchmark.{name}")
-        batches[name] = schedule[f"{name}_batch"]
+        size = schedule[f"{name}_batch"]
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigError(
+                f"schedule.{name}_batch: got {size!r}, allowed is 1 or more: the method "
+                f"{method.name!r} reads {name} images"
+            )
+        batches[name] = size
     schedule["steps"] = steps = epochs * int(method.epoch(images, batches))
     if steps < 1:
         raise ConfigError(
@@ -58,6 +64,11 @@ def _images(values: Mapping[str, Any], where: str) -> int:
     source = from_mapping(SourceConfig, values, where)
     dataset = DatasetConfig.from_mapping(load_yaml("dataset", source.dataset))
     count = expected_images(source, dataset)
+    if count is None and source.partition.list_file is not None and source.part != "all":
+        raise ConfigError(
+            f"schedule.epochs: how many images {where} has is not published for a list of your "
+            "own; give schedule.steps instead"
+        )
     if count is None:
         raise ConfigError(
             f"schedule.epochs: pipeline/conf/dataset/{source.dataset}.yaml does not say how many "

@@ -70,7 +70,7 @@ class Prepared:
         )
 
     def events(self, trainer: Trainer, images: int | None = None) -> Any:
-        """Iterate the trainer's events; evaluation on the first `images` images or all."""
+        """Iterate the trainer's events; evaluated and labelled are the first `images` or all."""
         schedule = self.components.schedule
         streams = build_streams(
             self.components.benchmark,
@@ -79,8 +79,12 @@ class Prepared:
             schedule.labelled_batch,
             schedule.unlabelled_batch,
         )
+        streams = [self.method.adapt(stream) for stream in streams]
+        if images is not None and self.method.restarts:
+            # A look at the run: its stages need not rank and label every image.
+            streams = [replace(s, rows=s.rows[: max(images, s.batch_size)]) for s in streams]
         return trainer.fit(
-            [self.method.adapt(stream) for stream in streams],
+            streams,
             lambda model: evaluate(
                 model,
                 self.encoding,

@@ -43,9 +43,12 @@ def objective(
             )
             score = {"step": event.step, "miou": found}
             scores.append(score)
-            yield score
+            if event.step < trainer.config.steps:
+                yield score
         elif isinstance(event, CheckpointEvent):
             checkpoint.save(path, {"trainer": event.state, "scores": scores})
+    # Nobody asks for more after the last score: what stages left is gone by then.
+    yield scores[-1]
 
 
 def with_values(spec: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def read_label(row: Row) -> Tensor:
 
 def read_targets(path: Path, height: int) -> Tensor:
     """Pseudo-labels that `write_targets` stored, uint8 [P,H,W]; DataError when they are damaged."""
-    stacked = _read(path, "L")
+    stacked = _read(path, "L", "remove the file and start the run again: it labels the image anew")
     return torch.from_numpy(stacked).reshape(-1, height, stacked.shape[1])
 
 
@@ -69,14 +69,16 @@ def write_targets(path: Path, targets: Tensor) -> None:
         Image.fromarray(flat).save(temporary, compress_level=1)
 
 
-def _read(path: object, mode: str) -> "np.ndarray":
+def _read(
+    path: object,
+    mode: str,
+    remedy: str = "remove the file and run the preprocess stage again",
+) -> "np.ndarray":
     try:
         with Image.open(str(path)) as picture:
             return np.array(picture.convert(mode) if picture.mode != mode else picture)
     except (OSError, SyntaxError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}); remove the file and run the preprocess stage again"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,6 +110,9 @@ class Trainer:
         `evaluate` maps a network to its confusion matrix. At a step with several events the curve
         comes first, then the evaluation, then the checkpoint.
         """
+        if self.method.restarts and self.step == 0 and self.folder is not None:
+            # Left by an attempt whose checkpoint is gone: of other weights than those to come.
+            shutil.rmtree(self.folder, ignore_errors=True)
         stages = self.method.stages(self.config.steps, streams)
         for number, stage in enumerate(stages):
             if self.step >= stage.stop:
@@ -204,8 +207,9 @@ class Trainer:
     def _tidy(self) -> None:
         """Remove what only stages needed."""
         if self.folder is not None:
-            for path in (self.folder / "labels", *self.folder.glob("weights_*.pt")):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "labels", ignore_errors=True)
+            for path in self.folder.glob("weights_*.pt"):
+                path.unlink(missing_ok=True)
 
     def _train_step(
         self, batch: Mapping[str, Sample], place: int, length: int

@@ -124,7 +124,7 @@ class Method(ABC):
         """Steps of an epoch: one pass over the unlabelled images, without them over the labelled.
 
         `images` and `batches`: how many "labelled" and "unlabelled" there are, and in a batch. As
-        in the public SSL code the last, smaller batch is left out.
+        in the public SSL code full batches are counted.
         """
         name = "unlabelled" if "unlabelled" in self.streams else "labelled"
         return images[name] // batches[name]

@@ -51,6 +51,11 @@ def rank(
     begun.unlink()
 
 
+def reliable_count(images: int, share: float) -> int:
+    """How many of `images` are reliable: their share, rounded down, and at least one."""
+    return max(1, int(images * share))
+
+
 def reliable_keys(folder: Path) -> set[str]:
     """Keys of the images that the ranking table of a run calls reliable."""
     with (folder / RANKING).open(encoding="utf-8", newline="") as file:
@@ -69,7 +74,7 @@ def _agreements(networks: Sequence[nn.Module], workshop: Workshop, row: Row) -> 
 def _write(path: Path, found: dict[str, list[float]], share: float) -> None:
     scores = {key: sum(values) / len(values) for key, values in found.items()}
     order = sorted(found, key=lambda key: (-scores[key], key))
-    reliable = int(len(order) * share)
+    reliable = reliable_count(len(order), share)
     count = len(next(iter(found.values())))
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

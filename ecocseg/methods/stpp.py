@@ -37,7 +37,7 @@ from ecocseg.methods.base import (
     valid_scale,
 )
 from ecocseg.methods.consistency import LabelledConfig, labelled_loss
-from ecocseg.methods.reliability import rank, reliable_keys
+from ecocseg.methods.reliability import rank, reliable_count, reliable_keys
 from ecocseg.types import IGNORE
 
 
@@ -47,6 +47,9 @@ class Config(LabelledConfig):
 
     reliable_share: float = 0.5
     """Of the unlabelled images that the second stage learns from."""
+    stage_shares: tuple[float, float, float] | None = None
+    """Shares of a run's steps that its stages have; None for as many as their epochs have, which
+    leaves next to nothing for the first stage of a short run."""
     label_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5, 2.0)
     """Sizes at which an image is predicted for its pseudo-label, each also mirrored."""
     cutout_probability: float = 0.5
@@ -56,6 +59,13 @@ class Config(LabelledConfig):
         super().__post_init__()
         share = self.reliable_share
         require(0 < share < 1, "reliable_share", share, "above 0, below 1")
+        shares = self.stage_shares
+        require(
+            shares is None or (min(shares) > 0 and abs(sum(shares) - 1) < 1e-6),
+            "stage_shares",
+            shares,
+            "null, or three numbers above 0 that sum to 1",
+        )
         scales = self.label_scales
         require(bool(scales) and min(scales) > 0, "label_scales", scales, "one or more above 0")
         probability = self.cutout_probability
@@ -78,14 +88,15 @@ class STPlusPlus(Method):
         return sum(self._epochs(images, batches))
 
     def stages(self, steps: int, streams: Sequence[Stream]) -> tuple[Stage, ...]:
-        """Labelled images, reliable ones, all: as long as each one's epochs are.
+        """Labelled images, reliable ones, all: as long as each one's epochs are, or as told.
 
         Raises ConfigError for fewer than 3 steps.
         """
         require(steps >= self.least_steps, "schedule.steps", steps, "3 or more: stpp has 3 stages")
         images = {stream.name: len(stream.rows) for stream in streams}
         batches = {stream.name: stream.batch_size for stream in streams}
-        first, second, third = self._epochs(images, batches)
+        lengths: tuple[float, ...] = self.config.stage_shares or self._epochs(images, batches)
+        first, second, third = lengths
         total = first + second + third
         one = min(max(round(steps * first / total), 1), steps - 2)
         two = min(max(round(steps * (first + second) / total), one + 1), steps - 1)
@@ -100,7 +111,7 @@ class STPlusPlus(Method):
     ) -> tuple[int, int, int]:
         """Steps of an epoch of each stage; fewer than 200 labelled images are passed over twice."""
         labelled = images["labelled"] * (2 if images["labelled"] < 200 else 1)
-        reliable = int(images["unlabelled"] * self.config.reliable_share)
+        reliable = reliable_count(images["unlabelled"], self.config.reliable_share)
         return (
             max(labelled // (batches["labelled"] + batches["unlabelled"]), 1),
             max(reliable // batches["unlabelled"], 1),

@@ -11,8 +11,9 @@ from ecocseg.engine import checkpoint
 from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, StepEvent
 from ecocseg.engine.fit import Trainer
 from ecocseg.errors import ConfigError, DataError
+from ecocseg.methods import build_method
 from ecocseg.methods.base import Workshop
-from ecocseg.methods.reliability import RANKING
+from ecocseg.methods.reliability import RANKING, reliable_count
 
 STEPS = 9
 RHYTHM = {"steps": STEPS, "log_every": 2, "evaluate_every": 100, "checkpoint_every": 2}
@@ -186,6 +187,32 @@ def test_weights_that_are_gone_are_named(tiny_run, tmp_path):
     (tmp_path / "weights_3.pt").unlink()
     with pytest.raises(DataError, match=r"weights_3\.pt: the weights that an earlier stage left"):
         list(events)
+
+
+def test_a_run_that_begins_anew_uses_nothing_of_an_earlier_attempt(tiny_run, tmp_path):
+    first = tiny_run("stpp", "one-hot", folder=tmp_path / "a", **RHYTHM)
+    events = first.events()
+    while next(events).step < 5:
+        pass
+    table = tmp_path / "a" / RANKING
+    honest = table.read_text()
+    table.write_text(honest.splitlines()[0] + "\n")
+    again = tiny_run("stpp", "one-hot", folder=tmp_path / "a", **RHYTHM)
+    for _ in again.events():
+        pass
+    assert table.read_text() == honest
+
+
+def test_stages_may_have_shares_of_their_own(tiny_run):
+    run = tiny_run("stpp", "one-hot")
+    method = build_method("stpp", {"stage_shares": [0.4, 0.2, 0.4]})
+    assert [stage.stop for stage in method.stages(1000, run.streams)] == [400, 600, 1000]
+    with pytest.raises(ConfigError, match="stage_shares: got"):
+        build_method("stpp", {"stage_shares": [0.5, 0.5, 0.5]})
+
+
+def test_one_unlabelled_image_is_reliable():
+    assert [reliable_count(n, 0.5) for n in (1, 2, 3, 9920)] == [1, 1, 1, 4960]
 
 
 def test_a_method_with_stages_needs_a_folder(tiny_run):
