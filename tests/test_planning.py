@@ -10,6 +10,7 @@ from ecocseg.data.config import DatasetConfig
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.methods import METHODS
 from pipeline.compose import compose_config, load_yaml, names
+from pipeline.epochs import with_steps
 from pipeline.params import Params, load_params
 from pipeline.planning import (
     compose_cell,
@@ -49,7 +50,7 @@ def test_every_method_has_a_file_and_every_file_a_method():
 @pytest.mark.parametrize("group", ["method", "encoding", "model", "schedule"])
 def test_every_file_of_a_group_validates(group):
     for name in names(group):
-        validate(clean_config(compose_config([f"{group}={name}"])))
+        validate(with_steps(clean_config(compose_config([f"{group}={name}"]))))
 
 
 def test_the_committed_parameters_are_valid():

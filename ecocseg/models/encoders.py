@@ -11,6 +11,7 @@ from ecocseg.errors import ConfigError, UserError
 from ecocseg.models.config import ModelConfig
 from ecocseg.models.semi import UNetEncoder, ViTEncoder, multi_grid
 from ecocseg.models.weights import is_file
+from ecocseg.models.xception import XceptionEncoder
 
 LEVELS = 4
 """Maps, at strides 4, 8, 16 and 32, that DAFormer's decoder and HRDA's attention take."""
@@ -52,12 +53,37 @@ def build_encoder(config: ModelConfig, weights: str | bool | None) -> nn.Module:
         return UNetEncoder()
     if config.decoder == "dpt_vit":
         return ViTEncoder(_vit(config, bool(weights)))
-    usual = {"deeplabv2": 8, "pspnet_siamese": 8, "deeplabv3plus_dense": 16}.get(config.decoder, 32)
-    stride = config.output_stride or usual
+    stride = output_stride(config)
+    if config.decoder == "deeplabv3plus_dense" and "xception" in config.encoder:
+        return _xception(config, stride, bool(weights))
     encoder: nn.Module = get_encoder(config.encoder, weights=weights, output_stride=stride)
     if config.multi_grid:
         multi_grid(encoder)
     return encoder
+
+
+def output_stride(config: ModelConfig) -> int:
+    """Of the encoder's last map."""
+    usual = {"deeplabv2": 8, "pspnet_siamese": 8, "deeplabv3plus_dense": 16}.get(config.decoder, 32)
+    return config.output_stride or usual
+
+
+def _xception(config: ModelConfig, stride: int, weights: bool) -> nn.Module:
+    """An aligned Xception of timm's at output stride 16; ConfigError for another one or stride."""
+    import timm
+    from timm.models.xception_aligned import XceptionModule
+
+    name = config.encoder.removeprefix("tu-")
+    xception: Any = None
+    if config.encoder.startswith("tu-xception"):
+        xception = timm.create_model(name, pretrained=weights, num_classes=0)
+    if stride != 16 or not isinstance(getattr(xception, "blocks", [None])[0], XceptionModule):
+        raise ConfigError(
+            f"model.encoder: got {config.encoder!r} with output_stride {stride}; the "
+            "decoder 'deeplabv3plus_dense' takes of the Xceptions tu-xception41, tu-xception65 and "
+            "tu-xception71 with output_stride 16"
+        )
+    return XceptionEncoder(xception)
 
 
 def _vit(config: ModelConfig, weights: bool) -> nn.Module:
@@ -65,15 +91,16 @@ def _vit(config: ModelConfig, weights: bool) -> nn.Module:
     import timm
 
     name = config.encoder.removeprefix("tu-")
-    if not config.encoder.startswith("tu-") or "vit" not in name:
+    vit: Any = None
+    if config.encoder.startswith("tu-") and "vit" in name:
+        vit = timm.create_model(name, pretrained=weights, num_classes=0, dynamic_img_size=True)
+    if getattr(vit, "pos_embed", None) is None or not hasattr(vit, "norm_pre"):
         raise ConfigError(
-            f"model.encoder: got {config.encoder!r}; the decoder 'dpt_vit' takes a ViT of timm's, "
-            "such as tu-vit_small_patch14_dinov2"
+            f"model.encoder: got {config.encoder!r}; the decoder 'dpt_vit' takes a ViT of timm's "
+            "with position embeddings, such as tu-vit_small_patch14_dinov2"
         )
-    vit: nn.Module = timm.create_model(
-        name, pretrained=weights, num_classes=0, dynamic_img_size=True
-    )
-    return vit
+    found: nn.Module = vit
+    return found
 
 
 def level_channels(encoder: nn.Module, config: ModelConfig) -> Sequence[int]:

@@ -20,9 +20,9 @@ STRIDE = 32
 class Segmenter(nn.Module):
     """Images in 0..1 to logits of K channels at the size of the images.
 
-    The images are normalised by ImageNet's mean and deviation and padded to a multiple of 32 (a
-    ViT: of its patch) inside; logits are upsampled bilinearly, so that bits and classes are decided
-    at full size (method.md, section 2).
+    The images are normalised by ImageNet's mean and deviation and, where the network does not take
+    any size, padded to a multiple of 32 (a ViT: of its patch) inside; logits are upsampled
+    bilinearly, so that bits and classes are decided at full size (method.md, section 2).
 
     `encoder` maps images to a list of maps, of which `decoder` makes one and `head`, whose last
     module gives K channels, logits.
@@ -36,12 +36,25 @@ class Segmenter(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, head: nn.Sequential) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        head: nn.Sequential,
+        *,
+        cell: int | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        """With `cell`, the stride of the last map, images are taken at any size, without padding.
+
+        `align_corners`: logits are upsampled so that corners fall on corners.
+        """
         super().__init__()
         self.encoder, self.decoder, self.head = encoder, decoder, head
         stride: Any = getattr(encoder, "stride", STRIDE)
-        self.multiple: int = stride
+        self.multiple: int = 1 if cell else stride
         """Sides of the images are padded to multiples of this."""
+        self.cell, self.align_corners = cell, align_corners
         for name, values in (("mean", IMAGE_MEAN), ("deviation", IMAGE_DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -63,7 +76,8 @@ class Segmenter(nn.Module):
         height, width = images.shape[-2:]
         whole = Head(logits=logits, rows=slice(0, height), columns=slice(0, width), weight=1.0)
         padded = width + -width % self.multiple
-        return Outputs(heads=(whole,), features=features, stride=padded // features.shape[-1])
+        stride = self.cell or padded // features.shape[-1]
+        return Outputs(heads=(whole,), features=features, stride=stride)
 
     def features(self, images: Tensor) -> Tensor:
         """The features of `outputs` alone."""
@@ -86,7 +100,8 @@ class Segmenter(nn.Module):
         maps = self.maps(padded)
         if change is not None:
             maps = [maps[0], *change(maps[1:])]
-        logits = upsample(self.head(self.decoder(maps)), padded.shape[-2:])
+        logits = self.head(self.decoder(maps))
+        logits = upsample(logits, padded.shape[-2:], align_corners=self.align_corners)
         return logits[..., :height, :width], maps[-1]
 
 
@@ -105,8 +120,8 @@ def pad_to_multiple(images: Tensor, multiple: int, least: tuple[int, int] = (0, 
     return images
 
 
-def upsample(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+def upsample(logits: Tensor, size: tuple[int, ...], *, align_corners: bool = False) -> Tensor:
     """Logits [B,K,h,w] at `size`, bilinear."""
     if logits.shape[-2:] == size:
         return logits
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)

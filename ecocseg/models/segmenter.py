@@ -17,7 +17,13 @@ from ecocseg.models.decoders import (
     ScaleAttention,
     as_classifier,
 )
-from ecocseg.models.encoders import build_encoder, explained, level_channels, library_weights
+from ecocseg.models.encoders import (
+    build_encoder,
+    explained,
+    level_channels,
+    library_weights,
+    output_stride,
+)
 from ecocseg.models.hrda import HRDA
 from ecocseg.models.network import Segmenter
 from ecocseg.models.semi import (
@@ -27,6 +33,7 @@ from ecocseg.models.semi import (
     PyramidPooling,
     Siamese,
     UNetDecoder,
+    at_stride_4,
 )
 from ecocseg.models.weights import check_library_weights, is_file, load_encoder_weights
 
@@ -58,7 +65,15 @@ def build_model(config: ModelConfig, channels: int) -> Segmenter:
         kind = {"pspnet_siamese": Siamese, "unet_slices": GreySegmenter}.get(
             config.decoder, Segmenter
         )
-        return kind(encoder, decoder, head)
+        # As in UniMatch's code: crops of 321, 513 and 801 go through without a border.
+        any_size = config.decoder in ("deeplabv3plus_dense", "pspnet_siamese")
+        return kind(
+            encoder,
+            decoder,
+            head,
+            cell=output_stride(config) if any_size else None,
+            align_corners=any_size or config.decoder == "dpt_vit",
+        )
     attention = ScaleAttention(level_channels(encoder, config), channels, features, config.dropout)
     return HRDA(
         encoder,
@@ -88,7 +103,9 @@ def build_head(config: ModelConfig, features: int, channels: int) -> nn.Sequenti
         classifier = nn.Conv2d(features, channels, size, padding=size // 2)
         if config.decoder in ("daformer", "hrda"):
             classifier = as_classifier(classifier)
-        return nn.Sequential(nn.Dropout2d(config.dropout), classifier)
+        # UniMatch's PSPNet drops numbers, not channels.
+        dropout = nn.Dropout if config.decoder == "pspnet_siamese" else nn.Dropout2d
+        return nn.Sequential(dropout(config.dropout), classifier)
     return nn.Sequential(
         nn.Conv2d(features, 128, 3, padding=1, bias=False),
         nn.BatchNorm2d(128),
@@ -124,7 +141,7 @@ def _own_parts(
         return encoder, DPTDecoder(everything[-1], widths, width), width
     width = config.decoder_channels or DEFAULT_WIDTH
     if config.decoder == "deeplabv3plus_dense":
-        return encoder, DenseASPP(everything[-4], everything[-1], width), width
+        return encoder, DenseASPP(at_stride_4(everything), everything[-1], width), width
     return encoder, DAFormerDecoder(level_channels(encoder, config), width), width
 
 

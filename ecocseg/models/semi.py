@@ -23,7 +23,10 @@ UNET_WIDTHS = (16, 32, 64, 128, 256)
 UNET_DROPOUT = (0.05, 0.1, 0.2, 0.3, 0.5)
 MULTI_GRID = (2, 4, 8)
 """Dilations of the last three blocks of a ResNet at output stride 16: grids 2, 2, 4 of UniMatch's
-configs/pascal.yaml, of which the first counts before the stride is replaced."""
+first version, of which the first counts before the stride is replaced. The published configurations
+have none."""
+OFFSET = 0.1
+"""DINOv2's, added to the number of patches against rounding; it moves the positions a little."""
 
 
 class DenseASPP(nn.Module):
@@ -39,13 +42,18 @@ class DenseASPP(nn.Module):
         self.fuse = nn.Sequential(conv_bn_relu(width + 48, width, 3), conv_bn_relu(width, width, 3))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """All maps of the encoder, one for each halving; the fourth from the end has stride 4."""
-        low, high = maps[-4], maps[-1]
+        """The image and the maps of the encoder; the one at stride 4 and the last are looked at."""
+        low, high = at_stride_4(maps), maps[-1]
         pooled = _resized(self.pooled(high), high)
         branches = [self.first(high), *(branch(high) for branch in self.dilated), pooled]
         context = _resized(self.project(torch.cat(branches, dim=1)), low)
         fused: Tensor = self.fuse(torch.cat([self.reduce(low), context], dim=1))
         return fused
+
+
+def at_stride_4(maps: Sequence[Any]) -> Any:
+    """Of the image and maps for each halving, or the image and two maps (Xception)."""
+    return maps[-min(4, len(maps) - 1)]
 
 
 class PyramidPooling(nn.Module):
@@ -71,6 +79,8 @@ class PyramidPooling(nn.Module):
 class UNetEncoder(nn.Module):
     """Five levels of two convolutions each, halved by pooling: the image and maps at 1 to 1/16."""
 
+    stride = 16
+
     def __init__(self, widths: Sequence[int] = UNET_WIDTHS) -> None:
         super().__init__()
         self.out_channels = (1, *widths)
@@ -88,19 +98,23 @@ class UNetEncoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """From the coarsest map up, each level beside the encoder's: [B,C,H,W]."""
+    """From the coarsest map up, each level beside the encoder's: [B,C,H,W].
+
+    A 1x1 convolution and bilinear enlarging: the public code sets `bilinear` to False, but its
+    levels do not look at that and keep their default.
+    """
 
     def __init__(self, widths: Sequence[int] = UNET_WIDTHS) -> None:
         super().__init__()
         pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
+        self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairs)
         self.levels = nn.ModuleList(_two_convolutions(2 * b, b, 0.0) for _, b in pairs)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """The image and five maps of the encoder; the image is not looked at."""
         features = maps[-1]
-        for up, level, beside in zip(self.up, self.levels, maps[-2:0:-1], strict=True):
-            features = level(torch.cat([beside, up(features)], dim=1))
+        for narrow, level, beside in zip(self.narrow, self.levels, maps[-2:0:-1], strict=True):
+            features = level(torch.cat([beside, _resized(narrow(features), beside)], dim=1))
         return features
 
 
@@ -117,10 +131,34 @@ class ViTEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B,3,H,W] to the image and four maps [B,C,H/stride,W/stride]."""
-        maps = self.vit.forward_intermediates(
-            images, indices=self.layers, norm=True, intermediates_only=True
-        )
-        return [images, *maps]
+        vit = self.vit
+        patches = vit.patch_embed(images)
+        size = patches.shape[1:3]
+        tokens = vit.norm_pre(vit.pos_drop(self._placed(patches)))
+        maps = [images]
+        for place, block in enumerate(vit.blocks):
+            tokens = block(tokens)
+            if place in self.layers:
+                seen = vit.norm(tokens)[:, vit.num_prefix_tokens :]
+                maps.append(seen.mT.unflatten(2, size).contiguous())
+        return maps
+
+    def _placed(self, patches: Tensor) -> Tensor:
+        """Patches [B,h,w,C] to tokens with their positions, resized as in DINOv2 (timm smooths)."""
+        vit = self.vit
+        positions, size = vit.pos_embed, patches.shape[1:3]
+        old = vit.patch_embed.grid_size
+        others = positions.shape[1] - old[0] * old[1]
+        if size != old:
+            grid = positions[:, others:].float().mT.unflatten(2, old)
+            scale = [(new + OFFSET) / before for new, before in zip(size, old, strict=True)]
+            grid = F.interpolate(grid, scale_factor=scale, mode="bicubic").flatten(2).mT
+            positions = torch.cat([positions[:, :others], grid.to(positions.dtype)], dim=1)
+        extra = [t for t in (vit.cls_token, vit.reg_token) if t is not None]
+        tokens = [*(t.expand(len(patches), -1, -1) for t in extra), patches.flatten(1, 2)]
+        if others:
+            return torch.cat(tokens, dim=1) + positions
+        return torch.cat([*tokens[:-1], tokens[-1] + positions], dim=1)
 
 
 class DPTDecoder(nn.Module):

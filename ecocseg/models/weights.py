@@ -150,10 +150,27 @@ def _name_in_file(state: dict[str, Tensor], name: str) -> str | None:
     Around timm's networks the library puts "model." (we around a ViT "vit."), and timm writes the
     stages of some networks as "stages_0" where its weight files have "stages.0". mmsegmentation's
     ResNetV1c calls the three convolutions of the stem and their norms "stem" as a whole, timm
-    "conv1" and, after the last convolution, "bn1".
+    "conv1" and, after the last convolution, "bn1". UniMatch's Xception has its own names.
     """
     bare = name.removeprefix("model.").removeprefix("vit.")
     candidates = [name, bare, re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)]
     if "stem.0.weight" in state:
         candidates += [re.sub(r"^conv1\.", "stem.", bare), re.sub(r"^bn1\.", "stem.7.", bare)]
+    if "block1.sepconv1.depthwise.weight" in state:
+        candidates.append(_name_in_xception(bare))
     return next((candidate for candidate in candidates if candidate in state), None)
+
+
+def _name_in_xception(name: str) -> str:
+    """What UniMatch's Xception calls an entry of timm's: the last block is conv3 to conv5 there."""
+    parts = name.split(".")
+    if parts[0] == "stem":
+        number = int(parts[1]) + 1
+        return f"{'conv' if parts[2] == 'conv' else 'bn'}{number}.{parts[-1]}"
+    block = f"block{int(parts[1]) + 1}"
+    if parts[2] == "shortcut":
+        return f"{block}.{'skip' if parts[3] == 'conv' else 'skipbn'}.{parts[-1]}"
+    place = int(parts[3].removeprefix("conv"))
+    layer = {"conv_dw": "depthwise", "bn_dw": "bn1", "conv_pw": "pointwise", "bn_pw": "bn2"}
+    where = f"conv{place + 2}" if block == "block21" else f"{block}.sepconv{place}"
+    return f"{where}.{layer[parts[4]]}.{parts[-1]}"

@@ -60,7 +60,18 @@ def kept(model, bf16=False, recompute=False, change=None):
     return sum(storage.nbytes() for place, storage in found.items() if place not in own)
 
 
-@pytest.mark.parametrize("model", [MIT, RESNET], ids=["mit_b0", "resnet"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MIT,
+        RESNET,
+        ModelConfig(encoder="tu-test_resnet", decoder="deeplabv3plus_dense", decoder_channels=32),
+        ModelConfig(encoder="tu-xception41", decoder="deeplabv3plus_dense", decoder_channels=32),
+        ModelConfig(encoder="tu-test_vit", decoder="dpt_vit"),
+        ModelConfig(encoder="unet_slices", decoder="unet_slices"),
+    ],
+    ids=["mit_b0", "resnet", "deeplab", "xception", "dpt", "unet"],
+)
 def test_as_many_bytes_are_held_as_a_real_pass_keeps(model):
     assert footprint(model, 19, (2, 64, 96)).held == pytest.approx(kept(model), rel=0.02)
 
