@@ -68,12 +68,11 @@ def test_events_of_the_stages(whole):
     assert [path.name for path in folder.iterdir()] == [RANKING]
 
 
-@pytest.mark.parametrize("cut", range(2, 34, 4))
+@pytest.mark.parametrize("cut", range(2, 28, 5))
 def test_cut_off_anywhere_and_resumed_is_the_same_run(whole, tiny_run, tmp_path, cut):
     """Between any two events: in a stage, while ranking, while labelling."""
     encoding, expected, weights, folder = whole
-    if cut >= len(expected):
-        pytest.skip("the run has fewer events")
+    assert cut < len(expected)
     first = tiny_run("stpp", encoding, folder=tmp_path / "stages", **RHYTHM)
     for seen, event in enumerate(first.events(), start=1):
         if isinstance(event, CheckpointEvent):
