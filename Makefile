@@ -24,6 +24,8 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@touch $@
 
 repro: setup ## the whole pipeline: data, plan, training, search, tables, report
+	@# A dvc that was killed while it wrote its lock file left it empty, and no later one starts.
+	@test -s .dvc/tmp/rwlock || rm -f .dvc/tmp/rwlock
 	@dvc repro
 
 test: setup ## the tests
