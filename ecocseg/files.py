@@ -1,5 +1,6 @@
 """Files that are either complete or absent: write under a temporary name, then rename."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -53,3 +54,12 @@ def require_space(folder: Path, bytes_needed: int) -> None:
             "on that disk; free some space, or use another disk (for data: `data.root` in "
             "params.yaml; for results: run the project from there)"
         )
+
+
+def disk_full(error: BaseException | None) -> OSError | None:
+    """The refusal of a full disk (or quota) that `error` is or came from, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -4,6 +4,7 @@ It is what learning curves are made of, and the spool from which tracking sends:
 disk before any server hears of it.
 """
 
+import errno
 import json
 import math
 import os
@@ -75,7 +76,12 @@ class EventLog:
             if step <= self._last.get(kind, -1):
                 return False
             # One write of a whole line: a reader or a kill meets it entire or not at all.
-            os.write(self._file, (json.dumps(line, allow_nan=False) + "\n").encode())
+            data = (json.dumps(line, allow_nan=False) + "\n").encode()
+            written = os.write(self._file, data)
+            if written < len(data):
+                # The disk was full within the line: what is there of it would spoil the next one.
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             self._last[kind] = int(step)
         return True
 

@@ -1,13 +1,15 @@
-"""CUDA out of memory, told as what it is: how much is needed, who has the rest, what helps."""
+"""Memory of a GPU and room on a disk that ran out, told as what it is and what helps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from ecocseg.engine.schedule import FitConfig
 from ecocseg.errors import UserError
+from ecocseg.files import disk_full
 from pipeline.cost import SAVERS, card_gb, run_memory
 from pipeline.environment import memory_holders
 from pipeline.spec import RunSpec, validate
@@ -30,6 +32,22 @@ def out_of_memory_explained(spec: RunSpec, device: torch.device) -> Iterator[Non
         if not any(sign in str(error) for sign in _SIGNS):
             raise
         raise OutOfMemory(_explanation(spec, device, error)) from error
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turn the refusal of a full disk inside the block into a UserError that names `folder`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (cause := disk_full(error)) is None:
+            raise
+        raise UserError(
+            f"{folder}: the disk is full, or a quota is reached ({cause}); free some space and "
+            "start the same command again: the run goes on from its last checkpoint"
+        ) from error
 
 
 def _explanation(spec: RunSpec, device: torch.device, error: Exception) -> str:

@@ -5,10 +5,12 @@ or on another machine that sees the same storage: it goes on from the last check
 """
 
 import json
+import logging
 import platform
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from ecocseg.errors import UserError
 from ecocseg.files import atomic_write, require_space
 from pipeline.deviations import deviations
 from pipeline.environment import describe, peak_memory_mb, pick_device, used_memory
-from pipeline.exhausted import out_of_memory_explained
+from pipeline.exhausted import full_disk_explained, out_of_memory_explained
 from pipeline.locks import RunLock
 from pipeline.pictures import save_panel, save_pseudo_labels
 from pipeline.prepared import Prepared
@@ -40,6 +42,8 @@ from pipeline.status import (
 )
 from pipeline.tracking import RunTracker, TrackingConfig
 
+log = logging.getLogger(__name__)
+
 LAST, BEST, STAGES = "last.pt", "best.pt", "stages"
 """Files of a run: its last checkpoint, its best weights, and the folder of a method's stages."""
 _STATUS_EVERY_S = 1.0
@@ -53,13 +57,14 @@ def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """
     spec = RunSpec.from_dict(row["spec"])
     device = pick_device(settings["device"])
-    with out_of_memory_explained(spec, device):
+    results = Path(settings["results"])
+    with full_disk_explained(results), out_of_memory_explained(spec, device):
         run = Prepared(spec, Path(settings["data_root"]), device)
         with tempfile.TemporaryDirectory() as folder:
             for _ in run.events(run.trainer(Path(folder), _SMOKE_STEPS), _SMOKE_IMAGES):
                 pass
-    mark = record_file(Path(settings["results"]) / "smoke", row["run_id"])
-    atomic_write(mark, json.dumps(used_memory(device)) + "\n")
+        mark = record_file(results / "smoke", row["run_id"])
+        atomic_write(mark, json.dumps(used_memory(device)) + "\n")
 
 
 def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -71,20 +76,23 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """
     results = Path(settings["results"])
     records, run_dir = results / "records", run_directory(results, row["run_id"])
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with RunLock(run_dir / "lock"):
-        if is_finished(records, row["run_id"]):
-            return
-        try:
-            device = pick_device(settings["device"])
-            with out_of_memory_explained(RunSpec.from_dict(row["spec"]), device):
-                _Execution(row, settings, run_dir, records, device).go()
-        except UserError as error:
-            mark_failed(run_dir, str(error))
-            raise
-        except Exception as error:
-            mark_failed(run_dir, f"{type(error).__name__}: {error}")
-            raise
+    with full_disk_explained(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with RunLock(run_dir / "lock"):
+            if is_finished(records, row["run_id"]):
+                return
+            try:
+                device = pick_device(settings["device"])
+                spec = RunSpec.from_dict(row["spec"])
+                with full_disk_explained(run_dir), out_of_memory_explained(spec, device):
+                    _Execution(row, settings, run_dir, records, device).go()
+            except Exception as error:
+                told = isinstance(error, UserError)
+                text = str(error) if told else f"{type(error).__name__}: {error}"
+                # The cause matters more than a disk that does not take the note of it.
+                with suppress(OSError):
+                    mark_failed(run_dir, text)
+                raise
 
 
 class _Execution:
@@ -119,7 +127,7 @@ class _Execution:
     def go(self) -> None:
         """Train, record, track."""
         weights = sum(v.numel() * 4 for v in self.run.model.state_dict().values())
-        require_space(self.run_dir, 8 * weights + 10_000_000)
+        require_space(self.run_dir, 12 * weights + 10_000_000)
         self._resume()
         spec = self.run.spec
         with RunTracker(
@@ -154,15 +162,25 @@ class _Execution:
         self._write_status(state="finished", step=steps, eta_s=0.0, force=True)
 
     def _resume(self) -> None:
-        path = self.run_dir / LAST
-        if path.is_file():
-            state = checkpoint.load(path)
+        found = checkpoint.newest(self.run_dir / LAST)
+        state, messages = found.state, found.messages
+        if state is not None and found.previous and not self._stages_are_there():
+            state = None
+            messages.append(f"{checkpoint.PREVIOUS} needs what the end of the last stage removed")
+        if state is not None:
             self.trainer.restore(state["trainer"])
             self.results = state["results"]
             self.earlier_seconds = state["seconds"]
             if self.results["best"] is not None:
                 self.best_score = self._score(self.results["best"]["student"]["confusion"])
+        if messages:
+            log.warning("%s: the run goes on from step %d", "; ".join(messages), self.trainer.step)
         self._write_status(step=self.trainer.step, force=True)
+
+    def _stages_are_there(self) -> bool:
+        """Whether a method with stages finds the weights that earlier ones left to later ones."""
+        kept = (self.run_dir / STAGES).glob("weights_*.pt")
+        return not self.trainer.method.restarts or any(kept)
 
     def _on_step(self, event: StepEvent, tracker: RunTracker) -> None:
         self.results["train"].append({"step": event.step, **event.metrics})
@@ -214,7 +232,7 @@ class _Execution:
         # Points before checkpoint: what a checkpoint says is done must be in the curves.
         tracker.events.flush()
         state = {"trainer": event.state, "results": self.results, "seconds": self._seconds()}
-        checkpoint.save(self.run_dir / LAST, state)
+        checkpoint.save(self.run_dir / LAST, state, keep_previous=True)
         tracker.sync()
 
     def _pictures(self) -> list[Path]:

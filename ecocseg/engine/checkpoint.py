@@ -2,35 +2,106 @@
 
 import os
 import pickle
+import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ecocseg.errors import DataError
-from ecocseg.files import atomic_path
+from ecocseg.files import atomic_path, disk_full
 
+PREVIOUS = "previous.pt"
+"""Name of the checkpoint before the last one, beside it."""
 # What torch.load raises on files that were cut off or overwritten.
-_DAMAGE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError)
+_DAMAGE = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError)
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, texts, lists, dicts) to `path` atomically."""
+class Unreadable(DataError):
+    """A checkpoint whose content is damaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The newest checkpoint that can be read (None: there is none), and what was met on the way."""
+
+    state: dict[str, Any] | None = None
+    messages: list[str] = field(default_factory=list)
+    previous: bool = False
+    """Whether it is the one before the last."""
+
+
+def save(path: Path, state: dict[str, Any], *, keep_previous: bool = False) -> None:
+    """Write `state` (tensors, numbers, texts, lists, dicts) to `path` atomically.
+
+    `keep_previous` leaves the file that was there as `previous.pt` beside it. Raises OSError when
+    the disk is full.
+    """
+    path = Path(path)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch hides the refusal of a full disk behind one of its own.
+            if (cause := disk_full(error)) is not None:
+                raise cause from error
+            raise
         # The old checkpoint goes away with the renaming: the new one has to be on the disk by then.
         file.flush()
         os.fsync(file.fileno())
+        if keep_previous and path.is_file():
+            os.replace(path, path.with_name(PREVIOUS))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; raises DataError when the file is damaged."""
+    """Read a checkpoint; raises Unreadable when its content is damaged, DataError when the disk is.
+
+    The checksums in the file are compared, which torch leaves out.
+    """
+    path = Path(path)
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if (member := archive.testzip()) is not None:
+                    raise ValueError(f"wrong checksum of {member}")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except _DAMAGE as error:
+    except (*_DAMAGE, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(
+        raise Unreadable(
             f"{path}: the checkpoint cannot be read ({reason}); remove it and start the same "
-            "command again: the run begins anew"
+            f"command again: the run goes on from {PREVIOUS}, or begins anew"
+        ) from error
+    except OSError as error:
+        # The file itself may be well: nothing is to be given up for a disk that does not answer.
+        raise DataError(
+            f"{path}: the disk does not give it ({error}); mend that, or remove the file: the run "
+            f"then goes on from {PREVIOUS}, or begins anew"
         ) from error
     return state
+
+
+def newest(path: Path, device: torch.device | str = "cpu") -> Found:
+    """The checkpoint at `path`, or where it cannot be read the previous one beside it.
+
+    An unreadable file is set aside as `<name>.unreadable`, with a message. Raises DataError when
+    the disk gives no answer.
+    """
+    path = Path(path)
+    messages: list[str] = []
+    for candidate in (path, path.with_name(PREVIOUS)):
+        if not candidate.is_file():
+            continue
+        try:
+            state = load(candidate, device)
+        except Unreadable as error:
+            aside = candidate.with_name(f"{candidate.name}.unreadable")
+            os.replace(candidate, aside)
+            reason = str(error.__cause__).splitlines()[:1] or [type(error.__cause__).__name__]
+            messages.append(
+                f"{candidate.name} cannot be read ({reason[0][:200]}) and was set aside as "
+                f"{aside.name}"
+            )
+        else:
+            return Found(state=state, messages=messages, previous=candidate != path)
+    return Found(messages=messages)

@@ -1,3 +1,7 @@
+import errno
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -53,3 +57,76 @@ def test_a_failed_save_keeps_the_old_one(tmp_path):
         checkpoint.save(path, {"step": 2, "bad": (i for i in range(3))})
     assert checkpoint.load(path) == {"step": 1}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_every_flipped_byte_of_a_tensor_is_found(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"w": torch.full((64,), 1.5)})
+    whole = path.read_bytes()
+    start = whole.index(torch.full((64,), 1.5).numpy().tobytes())
+    for place in range(start, start + 256, 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(checkpoint.Unreadable, match="checksum"):
+            checkpoint.load(path)
+
+
+def test_the_previous_one_is_kept_and_stands_in_for_an_unreadable_last(tmp_path):
+    path = tmp_path / "last.pt"
+    assert checkpoint.newest(path) == checkpoint.Found()
+    for step in (1, 2, 3):
+        checkpoint.save(path, {"step": step}, keep_previous=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"last.pt", "previous.pt"}
+    assert checkpoint.newest(path) == checkpoint.Found(state={"step": 3})
+
+    path.write_bytes(path.read_bytes()[:-100])
+    found = checkpoint.newest(path)
+    assert (found.state, found.previous) == ({"step": 2}, True)
+    assert found.messages[0].startswith("last.pt cannot be read (")
+    assert found.messages[0].endswith("set aside as last.pt.unreadable")
+    # What is read a second time, and what is saved next, knows nothing of the damage.
+    assert checkpoint.newest(path) == checkpoint.Found(state={"step": 2}, previous=True)
+    checkpoint.save(path, {"step": 4}, keep_previous=True)
+    assert checkpoint.load(path.with_name("previous.pt")) == {"step": 2}
+
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"rubbish")
+    found = checkpoint.newest(path)
+    assert found.state is None
+    assert [text.split()[0] for text in found.messages] == ["last.pt", "previous.pt"]
+
+
+def test_a_disk_that_does_not_answer_costs_no_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(DataError, match="the disk does not give it"):
+        checkpoint.newest(path)
+    monkeypatch.undo()
+    assert checkpoint.newest(path).state == {"step": 1}
+
+
+def test_a_full_disk_is_told_as_such_and_keeps_the_old_ones(tmp_path):
+    # A process that may write no file of more than 4096 bytes: the disk refuses as a full one does.
+    code = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from ecocseg.engine import checkpoint\n"
+        "path = Path(sys.argv[1])\n"
+        "checkpoint.save(path, {'step': 1}, keep_previous=True)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    checkpoint.save(path, {'w': torch.rand(5000)}, keep_previous=True)\n"
+        "except OSError as error:\n"
+        "    print(error.strerror)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "last.pt")], capture_output=True, text=True
+    )
+    assert done.stdout == "File too large\n", done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    assert checkpoint.newest(tmp_path / "last.pt").state == {"step": 1}
