@@ -25,6 +25,8 @@ from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, 
 from ecocseg.errors import UserError
 from ecocseg.files import atomic_write, require_space
 from pipeline.deviations import deviations
+from pipeline.diverged import FILE_NAME as DIVERGED
+from pipeline.diverged import batch_kept
 from pipeline.environment import describe, peak_memory_mb, pick_device, used_memory
 from pipeline.exhausted import full_disk_explained, out_of_memory_explained
 from pipeline.locks import RunLock
@@ -72,7 +74,8 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 
     `settings`: data_root and results (absolute folders), device, tracking (fields of
     TrackingConfig), git (revision of the code). Raises UserError for what the user can mend; the
-    status then says why the run failed, as it does after any other exception.
+    status then says why the run failed, as it does after any other exception. A run that diverges
+    leaves the batch in diverged.pt.
     """
     results = Path(settings["results"])
     records, run_dir = results / "records", run_directory(results, row["run_id"])
@@ -84,7 +87,8 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             try:
                 device = pick_device(settings["device"])
                 spec = RunSpec.from_dict(row["spec"])
-                with full_disk_explained(run_dir), out_of_memory_explained(spec, device):
+                explained = out_of_memory_explained(spec, device)
+                with full_disk_explained(run_dir), explained, batch_kept(run_dir):
                     _Execution(row, settings, run_dir, records, device).go()
             except Exception as error:
                 told = isinstance(error, UserError)
@@ -156,8 +160,9 @@ class _Execution:
             tracker.record(record)
             # Last: from now on the run counts as finished.
             write_record(self.records, record)
-        # Of an attempt that failed before.
-        (self.run_dir / "error.txt").unlink(missing_ok=True)
+        for name in ("error.txt", DIVERGED):
+            # Of an attempt that failed before.
+            (self.run_dir / name).unlink(missing_ok=True)
         steps = self.trainer.config.steps
         self._write_status(state="finished", step=steps, eta_s=0.0, force=True)
 

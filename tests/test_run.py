@@ -1,16 +1,19 @@
 """One run in this process: what its record and folder hold, and that a resumed end equals it."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from ecocseg.engine.events import Diverged
 from ecocseg.errors import UserError
 from ecocseg.iou import mean_iou
 from ecocseg.models.cost import network_cost
 from ecocseg.models.segmenter import Segmenter, build_model
+from pipeline.diverged import save_batch
 from pipeline.events import read
 from pipeline.params import ClusterParams, DataParams, TrackingParams, load_params
 from pipeline.planning import compose_cell, load_experiment, plan_row
@@ -37,8 +40,9 @@ TINY = [
 def planned(streets_data, manifests):
     """Make (row of the plan, settings) of a cell, for a results folder."""
 
-    def make(cell, results):
-        config, components = compose_cell(load_experiment("streets_uda"), cell, TINY)
+    def make(cell, results, *overrides):
+        overrides = [*TINY, *overrides]
+        config, components = compose_cell(load_experiment("streets_uda"), cell, overrides)
         data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
         spec = RunSpec(experiment="streets_uda", cell=cell, seed=0, config=config, data=data)
         settings = {
@@ -48,7 +52,7 @@ def planned(streets_data, manifests):
             "git": "none",
             "tracking": {"enabled": False, "uri": None, "folder": str(results)},
         }
-        return plan_row(spec, components, {"overrides": TINY}), settings
+        return plan_row(spec, components, {"overrides": overrides}), settings
 
     return make
 
@@ -109,6 +113,32 @@ def test_a_bug_is_no_lack_of_memory(planned, tmp_path, monkeypatch):
         execute_run(row, settings)
     status = read_status(tmp_path / "runs" / row["run_id"])
     assert (status.state, status.message) == ("failed", "RuntimeError: shapes do not fit")
+
+
+def test_a_run_that_diverges_keeps_the_batch(planned, tmp_path):
+    row, settings = planned("dacs_ecoc", tmp_path, "schedule.optim.lr=1.0e+30")
+    folder = tmp_path / "runs" / row["run_id"]
+    with pytest.raises(Diverged, match=r"at step 2 .*diverged\.pt") as caught:
+        execute_run(row, settings)
+    status = read_status(folder)
+    assert (status.state, status.message) == ("failed", str(caught.value))
+    assert str(folder / "diverged.pt") in status.message
+    found = torch.load(folder / "diverged.pt", weights_only=True)
+    assert found["step"] == 2
+    assert not all(math.isfinite(value) for value in found["terms"].values())
+    assert found["batch"]["labelled"]["images"].shape == (2, 3, 32, 64)
+    assert found["batch"]["unlabelled"]["valid"].dtype == torch.bool
+    assert [len(keys) for keys in found["images"].values()] == [2, 2]
+
+
+def test_a_full_disk_does_not_hide_that_a_run_diverged(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ecocseg.engine.checkpoint.save", full)
+    told = save_batch(Diverged("the loss became nan at step 3", step=3), tmp_path)
+    assert "the loss became nan at step 3; its batch could not be saved" in str(told)
+    assert told.step == 3
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,13 @@ class StepBatches(Dataset[dict[str, Sample]]):
     def __getitem__(self, step: int) -> dict[str, Sample]:
         return {stream.name: self._batch(stream, step) for stream in self.streams}
 
+    def keys(self, step: int) -> dict[str, list[str]]:
+        """Keys of the images of a step, by stream, in the order of the batch."""
+        return {
+            stream.name: [stream.rows[index].key for index, _ in self._drawn(stream, step)]
+            for stream in self.streams
+        }
+
     def _batch(self, stream: Stream, step: int) -> Sample:
         samples = []
         for place, (index, quota) in enumerate(self._drawn(stream, step)):

@@ -1,11 +1,12 @@
 """What a training run tells its consumer, in the order of the steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ecocseg.data.transforms import Sample
 from ecocseg.errors import UserError
 from ecocseg.methods.base import StageEvent
 
@@ -48,4 +49,21 @@ Event = StageEvent | StepEvent | EvaluationEvent | CheckpointEvent
 
 
 class Diverged(UserError):
-    """The loss is no longer a finite number."""
+    """Loss or gradient is no longer a finite number: at `step`, counted from 1 as in events.
+
+    `terms` are that step's scalars, `batch` is what it read, on the CPU, and `images` the keys of
+    the images, both by stream.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: int = 0,
+        terms: Mapping[str, float] | None = None,
+        batch: Mapping[str, Sample] | None = None,
+        images: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.step = step
+        self.terms, self.batch, self.images = dict(terms or {}), dict(batch or {}), images or {}

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ecocseg.data.dataset import Stream, batches
+from ecocseg.data.dataset import StepBatches, Stream, batches
 from ecocseg.data.parallel import available_cores
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
 from ecocseg.engine import checkpoint
+from ecocseg.engine.divergence import Failed, Watch, gradient_norm
 from ecocseg.engine.events import (
     CheckpointEvent,
     Diverged,
@@ -137,11 +138,12 @@ class Trainer:
         begun = time.perf_counter()
         # More readers than cores only wait for each other.
         readers = min(config.loader_workers, available_cores())
+        watch = Watch(self.device)
         for batch in batches(streams, self.seed, self.step, stage.stop, readers):
             place, length = self.step - stage.start, stage.stop - stage.start
             rate = learning_rate(self.optim, place, length)
             set_learning_rate(self.optimizer, rate)
-            logs = self._train_step(
+            logs, norm = self._train_step(
                 {name: s.to(self.device) for name, s in batch.items()}, place, length
             )
             for name, value in logs.items():
@@ -149,19 +151,21 @@ class Trainer:
             self.step += 1
             summed += 1
             self._update_teacher()
+            last = self.step == stage.stop
+            rhythms = (config.log_every, config.evaluate_every, config.checkpoint_every)
+            heard = last or self.step in kept or any(self.step % every == 0 for every in rhythms)
+            failed = watch.add(self.step, {**logs, "gradient_norm": norm})
+            if failed is None and heard:
+                # Nothing is told or written of a step before it is known to be sound.
+                failed = watch.settle()
+            if failed is not None:
+                raise self._diverged(failed, streams)
             if self.step in kept and self.folder is not None:
                 path = self._workshop(self.student, self.folder).kept(self.step)
                 checkpoint.save(path, {"student": self.student.state_dict()})
 
-            last = self.step == stage.stop
             if self.step % config.log_every == 0 or last:
                 metrics = {name: float(value) / summed for name, value in sums.items()}
-                if metrics["loss"] != metrics["loss"] or abs(metrics["loss"]) == float("inf"):
-                    raise Diverged(
-                        f"the loss became {metrics['loss']} before step {self.step}; lower "
-                        "schedule.optim.lr, lengthen schedule.optim.warmup_steps or set "
-                        "schedule.clip_norm"
-                    )
                 now = time.perf_counter()
                 yield StepEvent(
                     step=self.step,
@@ -180,6 +184,17 @@ class Trainer:
                 yield CheckpointEvent(step=self.step, state=self.state())
             if not sums:
                 begun = time.perf_counter()
+
+    def _diverged(self, failed: Failed, streams: Sequence[Stream]) -> Diverged:
+        # What a step reads is a function of the step: so that none need be kept it is read again.
+        reader, place = StepBatches(streams, self.seed), failed.step - 1
+        return Diverged(
+            str(failed),
+            step=failed.step,
+            terms=failed.terms,
+            batch=reader[place],
+            images=reader.keys(place),
+        )
 
     def _prepared(
         self, number: int, stages: Sequence[Stage], streams: Sequence[Stream]
@@ -213,8 +228,8 @@ class Trainer:
 
     def _train_step(
         self, batch: Mapping[str, Sample], place: int, length: int
-    ) -> dict[str, Tensor]:
-        """Step `place` of the `length` of a stage; returns the scalars for the curves."""
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Step `place` of the `length` of a stage: scalars for the curves, norm of the gradient."""
         # Dropout takes no generator: seeding by step makes it a function of the step too.
         torch.manual_seed(derive(self.seed, "step", self.step))
         self.student.train()
@@ -228,12 +243,14 @@ class Trainer:
             context = self._context(random, place, length)
             for name, value in self._accumulate(part, context, 1 / parts).items():
                 logs[name] = logs[name] + value / parts if name in logs else value / parts
-        if self.config.clip_norm is not None:
-            logs["gradient_norm"] = nn.utils.clip_grad_norm_(
-                self.student.parameters(), self.config.clip_norm
-            )
+        parameters = list(self.student.parameters())
+        if self.config.clip_norm is None:
+            norm = gradient_norm(parameters)
+        else:
+            norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+            logs["gradient_norm"] = norm
         self.optimizer.step()
-        return logs
+        return logs, norm
 
     def _context(self, random: torch.Generator, place: int, length: int) -> Context:
         return Context(

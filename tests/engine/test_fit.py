@@ -1,4 +1,5 @@
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from ecocseg.config import from_mapping
 from ecocseg.encodings import ENCODINGS
 from ecocseg.engine import checkpoint
+from ecocseg.engine.divergence import Watch, _Pending
 from ecocseg.engine.events import CheckpointEvent, Diverged, EvaluationEvent, StepEvent
 from ecocseg.engine.fit import Trainer
 from ecocseg.engine.optim import OptimConfig
@@ -26,6 +28,18 @@ def plain(event):
     if isinstance(event, EvaluationEvent):
         return "eval", event.step, {role: c.tolist() for role, c in event.confusions.items()}
     return "checkpoint", event.step, None
+
+
+def seen_batches(run):
+    """A list that the batches go to as the method gets them."""
+    seen, losses = [], run.trainer.method.losses
+
+    def kept(context, batch):
+        seen.append(batch)
+        return losses(context, batch)
+
+    run.trainer.method.losses = kept
+    return seen
 
 
 def flat(state, path=""):
@@ -158,15 +172,76 @@ def test_evaluation_events_hold_every_network_and_pixel(tiny_run):
     assert all(int(c.sum()) == pixels for c in event.confusions.values())
 
 
-def test_divergence_is_named_before_a_checkpoint_of_it(tiny_run):
+def test_divergence_is_found_at_its_step_and_keeps_what_it_read(tiny_run):
+    """Between two points of the curve, and before a checkpoint of it."""
     run = tiny_run(
-        "supervised", "one-hot", steps=6, log_every=3, checkpoint_every=3,
+        "dacs", "one-hot", steps=6, log_every=6, checkpoint_every=6,
         optim=OptimConfig(name="sgd", lr=1e30, weight_decay=0.0),
     )  # fmt: skip
+    read = seen_batches(run)
+    with pytest.raises(Diverged, match=r"at step 2 .*; lower schedule\.optim\.lr") as caught:
+        list(run.events())
+    error = caught.value
+    assert (error.step, len(read)) == (2, 2)
+    assert not math.isfinite(error.terms["loss"])
+    assert error.terms["loss"] == pytest.approx(
+        error.terms["loss/labelled"] + error.terms["loss/mixed"], nan_ok=True
+    )
+    assert error.batch.keys() == error.images.keys() == {"labelled", "unlabelled"}
+    for name, sample in error.batch.items():
+        assert torch.equal(sample.images, read[1][name].images)
+        assert torch.equal(sample.labels, read[1][name].labels)
+        known = {row.key for stream in run.streams if stream.name == name for row in stream.rows}
+        assert set(error.images[name]) <= known
+        assert len(error.images[name]) == 2
+
+
+class RootAtZero(torch.autograd.Function):
+    """0, whose slope is infinite."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return torch.zeros_like(value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_without_bounds_is_found_though_the_loss_is_sound(tiny_run, clip_norm):
+    run = tiny_run("supervised", "ecoc", steps=4, clip_norm=clip_norm)
+    method, losses = run.trainer.method, run.trainer.method.losses
+
+    def third_is_bad(context, batch):
+        for loss in losses(context, batch):
+            steep = RootAtZero.apply(loss.value) if context.step == 2 else 0.0
+            yield replace(loss, value=loss.value + steep)
+
+    method.losses = third_is_bad
     seen = []
-    with pytest.raises(Diverged, match=r"before step 3; lower schedule\.optim\.lr"):
+    with pytest.raises(
+        Diverged, match=r"the gradient became (inf|nan) at step 3 \(loss "
+    ) as caught:
         seen.extend(run.events())
-    assert not seen
+    assert [event.step for event in seen] == [1, 2]
+    assert math.isfinite(caught.value.terms["loss"])
+
+
+def test_a_gpus_verdict_is_read_one_step_late():
+    """The order of things; on a GPU alone there is something to wait for."""
+    watch = Watch(torch.device("cpu"))
+    watch.late = True
+    watch._begun = lambda step, terms: _Pending(step, terms, terms["loss"].isfinite(), None)
+    good, bad = (
+        {"loss": torch.tensor(x), "gradient_norm": torch.tensor(1.0)} for x in (1.0, math.nan)
+    )
+    assert watch.add(1, good) is None
+    assert watch.add(2, bad) is None
+    assert watch.add(3, good).step == 2
+    assert watch.settle() is None
+    watch.add(4, bad)
+    assert watch.settle().step == 4
 
 
 def test_clipping_bounds_the_step_and_logs_the_norm(tiny_run):
