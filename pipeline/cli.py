@@ -22,6 +22,7 @@ _COMMANDS = {
     "tables": "make tables, figures and the report from the records",
     "predict": "label images with a trained run",
     "codebook": "build, inspect, compare and save codebooks",
+    "labels": "print this machine's labels for `ray start --labels`: kind and memory of its GPUs",
     "ui": "open MLflow's page on the tracked runs",
     "doctor": "check this machine: versions, devices, memory, storage, tracking, data",
     "verify": "check the raw files of the data sets, every fault with its remedy",
@@ -62,6 +63,9 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
         return
     elif name == "codebook":
         _codebook_arguments(command)
+        return
+    elif name == "labels":
+        command.epilog = 'Use: ray start --address=HEAD:6379 --labels "$(ecocseg labels)"'
         return
     elif name == "ui":
         command.add_argument("--port", type=int, default=5000)

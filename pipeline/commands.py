@@ -93,6 +93,13 @@ def codebook(options: argparse.Namespace) -> None:
     run(options)
 
 
+def labels(options: argparse.Namespace) -> None:
+    """Print the labels of this machine's GPUs as `ray start --labels` takes them."""
+    from pipeline.gpus import gpu_labels
+
+    print(",".join(f"{key}={value}" for key, value in gpu_labels().items()))
+
+
 def ui(options: argparse.Namespace) -> int:
     """Serve MLflow's page until Ctrl-C."""
     from pipeline.stages.train import tracking_config

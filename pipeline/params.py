@@ -39,22 +39,36 @@ class ClusterParams:
     """local: this machine; auto: the running Ray cluster of this machine; or a head's address."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    cpus_per_run: int = 1
-    gpus_per_run: float | None = None
-    """null: 1 with device cuda, or where device auto finds GPUs; else 0."""
+    gpu: str | None = None
+    """Kind of GPU that runs ask for, as the nodes' label `gpu` has it; null: any."""
+    cpus_per_run: int | None = None
+    """CPU cores of a process; null: with a GPU one and one for each reader of images, else 1."""
+    processes_per_run: int | None = None
+    """Processes of a run, one on each of its GPUs; null: as its schedule says (`gpus`) where there
+    are GPUs, else 1."""
+    runs_per_gpu: int = 1
+    """Runs that may share a card with memory for as many."""
+    memory_gb_per_run: float | None = None
+    """Host memory of a process; null: derived."""
+    gpu_memory_gb_per_run: float | None = None
+    """Memory of a card that a process needs; null: derived."""
     max_retries: int = 3
-    """How often a run is started again after its worker or node was lost."""
+    """How often in a row, without a new checkpoint, a run is started again after its worker or node
+    was lost."""
+    node_wait_min: float = 30.0
+    """Minutes that a grid waits for another node when the last one that suits a run was lost."""
 
     def __post_init__(self) -> None:
         require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
-        require(self.cpus_per_run >= 1, "cpus_per_run", self.cpus_per_run, "1 or more")
-        require(
-            self.gpus_per_run is None or self.gpus_per_run >= 0,
-            "gpus_per_run",
-            self.gpus_per_run,
-            "null or 0 or more",
-        )
+        for name in ("cpus_per_run", "processes_per_run"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "null, 1 or more")
+        for name in ("memory_gb_per_run", "gpu_memory_gb_per_run"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "null or above 0")
+        require(self.runs_per_gpu >= 1, "runs_per_gpu", self.runs_per_gpu, "1 or more")
         require(self.max_retries >= 0, "max_retries", self.max_retries, "0 or more")
+        require(self.node_wait_min >= 0, "node_wait_min", self.node_wait_min, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from pipeline.compose import compose_config, load_yaml, names
 from pipeline.cost import run_cost
 from pipeline.epochs import with_steps
 from pipeline.experiments import load_experiment, report_of
+from pipeline.needs import needs_of
 from pipeline.params import Params
 from pipeline.spec import Components, RunSpec, clean_config, validate
 
@@ -180,6 +181,7 @@ def plan_row(
         "cell": spec.cell,
         "seed": spec.seed,
         "cost": float(f"{cost:.6g}"),
+        "needs": needs_of(components, spec.config),
         "spec": spec.to_dict(),
         "report": dict(report),
     }

@@ -35,6 +35,7 @@ from pipeline.prepared import Prepared
 from pipeline.records import SCHEMA, is_finished, write_record
 from pipeline.spec import RunSpec
 from pipeline.status import (
+    CHECKPOINT,
     RunStatus,
     mark_failed,
     read_status,
@@ -46,7 +47,7 @@ from pipeline.tracking import RunTracker, TrackingConfig
 
 log = logging.getLogger(__name__)
 
-LAST, BEST, STAGES = "last.pt", "best.pt", "stages"
+LAST, BEST, STAGES = CHECKPOINT, "best.pt", "stages"
 """Files of a run: its last checkpoint, its best weights, and the folder of a method's stages."""
 _STATUS_EVERY_S = 1.0
 _SMOKE_STEPS, _SMOKE_IMAGES = 2, 2

@@ -17,6 +17,8 @@ from ecocseg.files import atomic_write
 
 STATES = ("queued", "running", "finished", "failed")
 FILE_NAME = "status.json"
+CHECKPOINT = "last.pt"
+"""A run's last checkpoint, in its directory."""
 
 
 def run_directory(results_dir: Path, run_id: str) -> Path:

@@ -15,7 +15,13 @@ from pipeline.status import RunStatus, read_status, run_directory
 
 _READ_S = 1.0
 _PLAIN_S = 30.0
-_STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "queued": "dim"}
+_STYLES = {
+    "running": "cyan",
+    "finished": "green",
+    "failed": "bold red",
+    "stopped": "yellow",
+    "queued": "dim",
+}
 _HEADINGS = ("step", "loss", "speed", "ETA", "node")
 _BAR = 10
 _NOTES = 5
@@ -61,6 +67,7 @@ class _Observer:
         self._statuses: dict[str, RunStatus] = {}
         self._left_behind: dict[str, float] | None = None
         self._settled: set[str] = set()
+        self.notice = ""
         self._read_at = float("-inf")
 
     def read(self, progress: Progress) -> bool:
@@ -68,11 +75,17 @@ class _Observer:
         if progress.active and time.monotonic() - self._read_at < _READ_S:
             return False
         self._read_at = time.monotonic()
-        for run_id in map(str, (row["run_id"] for row in progress.rows)):
-            if run_id not in self._settled:
-                status = read_status(run_directory(progress.results_dir, run_id))
-                self._statuses[run_id] = status or RunStatus(updated=0.0)
-        self._settled = progress.finished | progress.failed.keys()
+        self.notice = progress.notice
+        # A grid of thousands of runs has a few that move: the others are read once, before any
+        # starts, and once more when they have ended.
+        now = {str(row["run_id"]) for row in progress.rows}
+        settled = progress.finished | progress.failed.keys() | progress.stopped
+        if self._left_behind is not None:
+            now = progress.active | (settled - self._settled)
+        self._settled = settled
+        for run_id in now:
+            status = read_status(run_directory(progress.results_dir, run_id))
+            self._statuses[run_id] = status or RunStatus(updated=0.0)
         if self._left_behind is None:
             self._left_behind = {name: last.updated for name, last in self._statuses.items()}
         self.views = [self._view(row, progress) for row in progress.rows]
@@ -85,6 +98,8 @@ class _Observer:
             state = "finished"
         elif run_id in progress.failed:
             state = "failed"
+        elif run_id in progress.stopped:
+            state = "stopped"
         elif self._moves(run_id) and status.state == "running":
             state = "running"
         else:
@@ -115,10 +130,12 @@ class _Observer:
     def headline(self) -> str:
         counts = self.counts()
         parts = [f"{counts['finished']}/{len(self.views)} finished"]
-        parts += [f"{counts[key]} {key}" for key in ("failed", "running", "queued") if counts[key]]
+        others = ("failed", "stopped", "running", "queued")
+        parts += [f"{counts[key]} {key}" for key in others if counts[key]]
         to_go = self.seconds_to_go()
         end = f", about {duration(to_go)} to go" if to_go else ""
-        return f"{', '.join(parts)}; {duration(time.monotonic() - self.started)}{end}"
+        waits = f"; {self.notice}" if self.notice else ""
+        return f"{', '.join(parts)}; {duration(time.monotonic() - self.started)}{end}{waits}"
 
 
 class _PlainLines:
@@ -211,7 +228,7 @@ def duration(seconds: float) -> str:
 
 def _most_telling(views: list[RunView], room: int) -> list[RunView]:
     """All of them in plan order if they fit; else the running and failed ones first."""
-    rank = {"running": 0, "failed": 1, "queued": 2, "finished": 3}
+    rank = {"running": 0, "failed": 1, "stopped": 1, "queued": 2, "finished": 3}
     chosen = sorted(range(len(views)), key=lambda index: rank[views[index].state])[:room]
     return [views[index] for index in sorted(chosen)]
 

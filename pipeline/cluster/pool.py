@@ -6,8 +6,8 @@ lose their worker or node are started again; an exception of a run is that run's
 bad data or a bug would only fail again.
 """
 
+import math
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,23 +16,24 @@ from typing import Any
 
 import ray
 from ray import exceptions as lost
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ecocseg.errors import UserError
 from ecocseg.files import atomic_write
-from pipeline.cluster.resources import Resources, why_impossible
-from pipeline.cluster.worker import load
-from pipeline.status import mark_failed, record_file, run_directory
+from pipeline.cluster.attempt import LOST, STOPPED, attempt_run, coordinate_group
+from pipeline.cluster.nodes import NodeWatch
+from pipeline.cluster.resources import Resources, impossible
+from pipeline.cluster.scheduler import Placement, Scheduler
+from pipeline.cluster.usage import Usage
+from pipeline.status import CHECKPOINT, mark_failed, record_file, run_directory
 
 Row = Mapping[str, Any]
 
 _POLL_S = 0.5
+_LOOK_S = 2.0
 _GRACE_S = 8.0
-_LOST = (
-    lost.WorkerCrashedError,
-    lost.NodeDiedError,
-    lost.LocalRayletDiedError,
-    lost.ObjectLostError,
-)
+_AVOID_S = 20.0
+_LOST_WORKER = (lost.WorkerCrashedError, lost.ObjectLostError)
+_LOST_NODE = (lost.NodeDiedError, lost.LocalRayletDiedError)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,34 +42,31 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Run ids with a record (those of earlier commands too), and messages of the failed ones."""
+    """Run ids with a record (those of earlier commands too), messages of the failed ones, and the
+    run ids of those that somebody stopped."""
 
     finished: list[str]
     failed: dict[str, str]
+    stopped: list[str] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage, compare=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Progress:
     """The grid as the driver sees it; what a run is doing stands in its status.json.
 
-    `active` runs are handed to Ray: under way, or waiting for a free machine. `retries` counts the
-    workers and nodes that a run has lost under this driver.
+    `active` runs have been given a place on a node. `retries` counts the workers and nodes that a
+    run has lost under this driver; `notice` says what the grid waits for, if it does.
     """
 
     rows: Sequence[Row]
     results_dir: Path
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
     active: set[str] = field(default_factory=set)
     retries: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An exception of a run as plain text: the exception itself might not survive pickling."""
-
-    message: str
-    trace: str
+    notice: str = ""
 
 
 def run_all(
@@ -79,30 +77,36 @@ def run_all(
     results_dir: Path,
     max_retries: int = 3,
     on_progress: Callable[[Progress], None] | None = None,
+    node_wait_s: float = 0.0,
 ) -> Outcome:
     """Execute every row that has no record yet, inside `connect(...)`.
 
     `rows` are plain mappings with `run_id`, and optionally `cost` (any unit; the longest start
     first, so that the last run does not stretch the grid). `execute` is "module:function", called
     in a worker as `function(row, settings)`; it takes the run's lock, resumes, and writes the
-    record last. A run that no live node can take fails before anything starts. `on_progress` is
-    called about twice a second. Raises Interrupted on Ctrl-C.
+    record last. A run that no live node can take fails before anything starts; when the nodes for
+    it are lost later, it waits `node_wait_s` seconds for others. Nodes that join are used.
+    `on_progress` is called about twice a second. Raises Interrupted on Ctrl-C.
     """
     results_dir = Path(results_dir).absolute()
-    grid = _Grid(execute, settings, resources_of, max_retries, rows, results_dir)
+    grid = _Grid(execute, settings, resources_of, max_retries, rows, results_dir, node_wait_s)
     report = on_progress or (lambda progress: None)
     try:
-        grid.submit_all()
+        grid.queue_all()
         report(grid.progress)
-        while grid.pending:
+        while grid.unsettled:
+            grid.start_what_fits()
             grid.collect()
             report(grid.progress)
     except KeyboardInterrupt:
         grid.cancel()
         raise Interrupted(grid.farewell()) from None
+    progress = grid.progress
     return Outcome(
-        finished=[run_id for run_id in grid.rows if run_id in grid.progress.finished],
-        failed=dict(grid.progress.failed),
+        finished=[run_id for run_id in grid.rows if run_id in progress.finished],
+        failed=dict(progress.failed),
+        stopped=[run_id for run_id in grid.rows if run_id in progress.stopped],
+        usage=grid.usage,
     )
 
 
@@ -117,78 +121,191 @@ class _Grid:
         max_retries: int,
         rows: Sequence[Row],
         results_dir: Path,
+        node_wait_s: float,
     ) -> None:
         self.execute = execute
         self.settings = dict(settings)
         self.resources_of = resources_of
         self.max_retries = max_retries
+        self.node_wait_s = node_wait_s
         # A run id that stands twice in the rows is executed once.
         self.rows = {str(row["run_id"]): row for row in rows}
         self.progress = Progress(rows=list(self.rows.values()), results_dir=results_dir)
-        self.pending: dict[ray.ObjectRef, str] = {}
+        self.scheduler = Scheduler()
+        self.usage = Usage()
+        self.tasks: dict[ray.ObjectRef, str] = {}
+        self._watch = NodeWatch()
+        self._looked_at = float("-inf")
+        self._stuck_since: float | None = None
+        # Node -> until when nothing is sent there: Ray lists a dead one for some seconds more.
+        self._avoided: dict[str, float] = {}
+        # Run -> losses in a row without a new checkpoint, and the checkpoint of the last one.
+        self._fruitless: dict[str, tuple[int, int]] = {}
 
-    def submit_all(self) -> None:
-        nodes = ray.nodes()
-        for run_id, row in sorted(self.rows.items(), key=lambda item: -item[1].get("cost", 0.0)):
-            if record_file(self.progress.results_dir, run_id).is_file():
+    @property
+    def unsettled(self) -> bool:
+        """Whether a run waits or runs."""
+        return bool(self.tasks or self.scheduler.waiting)
+
+    def queue_all(self) -> None:
+        """Queue every run without a record that a live node can take; the others fail here."""
+        folder = record_file(self.progress.results_dir, "x").parent
+        records = {path.name for path in folder.glob("*.json")}
+        self.look_at_nodes()
+        nodes = self.scheduler.nodes
+        reasons: dict[Resources, str | None] = {}
+        for run_id, row in self.rows.items():
+            if record_file(self.progress.results_dir, run_id).name in records:
                 self.progress.finished.add(run_id)
-            elif reason := why_impossible(self.resources_of(row), nodes):
+                continue
+            asked = self.resources_of(row)
+            if asked not in reasons:
+                reasons[asked] = impossible(asked, nodes)
+            if reason := reasons[asked]:
                 self.fail(run_id, reason)
             else:
-                self.submit(run_id)
+                self.scheduler.add(run_id, asked, row.get("cost", 0.0))
 
-    def submit(self, run_id: str) -> None:
-        resources = self.resources_of(self.rows[run_id])
-        task = _fresh_task if resources.gpus else _task
+    def look_at_nodes(self) -> None:
+        """Take in nodes that came and went; says so when the waiting runs need one."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        others = self._watch.others(self.scheduler.running.values())
+        self._avoided = {node: until for node, until in self._avoided.items() if until > now}
+        others |= dict.fromkeys(self._avoided, (math.inf, math.inf))
+        self.scheduler.update(self._watch.nodes(), others)
+        stuck = self.scheduler.impossible()
+        if not stuck:
+            self._stuck_since, self.progress.notice = None, ""
+            return
+        self._stuck_since = self._stuck_since or now
+        left = self.node_wait_s - (now - self._stuck_since)
+        if left <= 0:
+            self.scheduler.drop(stuck)
+            for run_id, reason in stuck.items():
+                self.fail(run_id, f"its nodes were lost and did not come back: {reason}")
+            return
+        reason = next(iter(stuck.values())).partition("; available")[0]
+        self.progress.notice = (
+            f"{len(stuck)} runs wait {left:.0f} s for a node to come back: {reason}"
+        )
+
+    def start_what_fits(self) -> None:
+        """Hand to Ray what there is room for."""
+        self.look_at_nodes()
+        for placement in self.scheduler.place():
+            self.start(placement)
+        self.usage.note(
+            time.monotonic(),
+            busy=sum(placement.slots for placement in self.scheduler.running.values()),
+            capacity=self.scheduler.capacity(),
+            waiting=self.scheduler.waiting,
+        )
+
+    def start(self, placement: Placement) -> None:
+        """Start a run at its place."""
+        run_id, asked = placement.run_id, placement.asked
+        row = dict(self.rows[run_id])
         # Ray's own retries stay off: it counts a task that ran out of memory among the lost ones,
         # and says nothing when it starts one again.
-        options = resources.ray_options() | {"max_retries": 0, "name": f"run {run_id}"}
-        row = dict(self.rows[run_id])
-        reference = task.options(**options).remote(
-            self.execute, row, self.settings, resources.threads
-        )
-        self.pending[reference] = run_id
+        options: dict[str, Any] = {"max_retries": 0, "name": f"run {run_id}"}
+        if asked.processes > 1:
+            nodes = [part.node_id for part in placement.parts]
+            reference = _group_task.options(**options).remote(
+                self.execute, row, self.settings, asked, nodes
+            )
+        else:
+            part = placement.parts[0]
+            options |= {
+                "num_cpus": part.cpus,
+                "num_gpus": part.share * len(part.cards),
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(part.node_id, soft=False),
+            }
+            if asked.memory_mb is not None:
+                options["memory"] = asked.memory_mb << 20
+            task = _fresh_task if asked.gpus else _task
+            reference = task.options(**options).remote(
+                self.execute, row, self.settings, asked.threads, part.share
+            )
+        self.tasks[reference] = run_id
         self.progress.active.add(run_id)
+        self.usage.begin(run_id, time.monotonic(), placement.slots)
 
     def collect(self) -> None:
         """Wait a moment and take in every task that has ended."""
-        ready, _ = ray.wait(list(self.pending), num_returns=1, timeout=_POLL_S)
+        if not self.tasks:
+            # Nothing runs and nothing fits: a node is waited for, or somebody else has it.
+            time.sleep(_POLL_S if self.scheduler.waiting else 0)
+            return
+        ready, _ = ray.wait(list(self.tasks), num_returns=1, timeout=_POLL_S)
         if ready:
-            ready, _ = ray.wait(list(self.pending), num_returns=len(self.pending), timeout=0)
+            ready, _ = ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
         for reference in ready:
-            run_id = self.pending.pop(reference)
+            run_id = self.tasks.pop(reference)
             self.progress.active.discard(run_id)
-            self.settle(run_id, reference)
+            placement = self.scheduler.release(run_id)
+            self.usage.end(run_id, time.monotonic())
+            self.settle(run_id, reference, [part.node_id for part in placement.parts])
 
-    def settle(self, run_id: str, reference: ray.ObjectRef) -> None:
+    def settle(self, run_id: str, reference: ray.ObjectRef, node_ids: Sequence[str]) -> None:
+        """Decide what became of a run whose task on `node_ids` has ended."""
         try:
             failure = ray.get(reference)
         except lost.OutOfMemoryError as error:
             self.fail(run_id, f"the machine ran out of memory: {error}")
-        except _LOST as error:
-            self.retry(run_id, error)
+        except lost.TaskUnschedulableError:
+            # The node went before the run had begun: no attempt of the run's.
+            self.avoid(node_ids)
+            self.scheduler.requeue(run_id)
+        except _LOST_NODE as error:
+            self.avoid(node_ids)
+            self.retry(run_id, str(error))
+        except _LOST_WORKER as error:
+            self.retry(run_id, str(error))
         except lost.RayError as error:
             self.fail(run_id, f"{type(error).__name__}: {error}")
         else:
             if failure is None:
                 self.progress.finished.add(run_id)
+            elif failure.kind == LOST:
+                self.retry(run_id, failure.message)
+            elif failure.kind == STOPPED:
+                self.progress.stopped.add(run_id)
             else:
                 self.fail(run_id, failure.message, failure.trace)
 
-    def retry(self, run_id: str, error: Exception) -> None:
-        count = self.progress.retries.get(run_id, 0)
-        if count >= self.max_retries:
-            cause = str(error).strip().partition("\n")[0]
+    def avoid(self, node_ids: Sequence[str]) -> None:
+        """Send nothing to nodes that were lost, however Ray still lists them."""
+        until = time.monotonic() + _AVOID_S
+        self._avoided |= dict.fromkeys(node_ids, until)
+        self._looked_at = float("-inf")
+
+    def retry(self, run_id: str, cause: str) -> None:
+        """Queue a run again that lost its worker or node; not for ever if it never gets on."""
+        self.progress.retries[run_id] = self.progress.retries.get(run_id, 0) + 1
+        checkpoint = run_directory(self.progress.results_dir, run_id) / CHECKPOINT
+        try:
+            reached = checkpoint.stat().st_mtime_ns
+        except OSError:
+            reached = 0
+        count, before = self._fruitless.get(run_id, (0, 0))
+        count = count + 1 if reached == before else 1
+        self._fruitless[run_id] = count, reached
+        if count > self.max_retries:
+            cause = cause.strip().partition("\n")[0]
             self.fail(
                 run_id,
-                f"lost its worker or node {count + 1} times, the last time: {cause} A process "
-                "that is killed again and again usually takes more memory than the machine has",
+                f"lost its worker or node {count} times without a new checkpoint, the last time: "
+                f"{cause} A process that is killed again and again usually takes more memory than "
+                "the machine has",
             )
         else:
-            self.progress.retries[run_id] = count + 1
-            self.submit(run_id)
+            self.scheduler.requeue(run_id)
 
     def fail(self, run_id: str, message: str, trace: str = "") -> None:
+        """Record why a run failed."""
         folder = run_directory(self.progress.results_dir, run_id)
         # A full disk may be why it failed: the other runs go on all the same.
         with suppress(OSError):
@@ -200,37 +317,27 @@ class _Grid:
 
     def cancel(self) -> None:
         """Ask the running tasks to end, wait a little for their last files, then force them."""
-        for reference in self.pending:
+        for reference in self.tasks:
             ray.cancel(reference, force=False)
         deadline = time.monotonic() + _GRACE_S
-        waiting = list(self.pending)
+        waiting = list(self.tasks)
         while waiting and time.monotonic() < deadline:
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S)
         for reference in waiting:
             ray.cancel(reference, force=True)
 
     def farewell(self) -> str:
+        """What Ctrl-C left, and how to go on."""
         progress = self.progress
+        left = len(self.rows) - len(progress.finished) - len(progress.failed)
         return (
             f"interrupted: {len(progress.finished)} of {len(self.rows)} runs are finished, "
-            f"{len(progress.failed)} failed, {len(progress.active)} are not done and keep their "
+            f"{len(progress.failed)} failed, {left} are not done and keep their "
             "checkpoints; the same command goes on from there"
         )
 
 
-def _attempt(
-    execute: str, row: dict[str, Any], settings: dict[str, Any], threads: int
-) -> _Failure | None:
-    """In a worker: execute one run; None when it finished, else what it raised."""
-    try:
-        load(execute, threads)(row, settings)
-    except UserError as error:
-        return _Failure(str(error), "")
-    except (Exception, SystemExit) as error:
-        return _Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
-    return None
-
-
-_task = ray.remote(_attempt)
+_task = ray.remote(attempt_run)
 # A worker with a GPU ends after its run: an idle one would keep the card's memory.
-_fresh_task = ray.remote(max_calls=1)(_attempt)
+_fresh_task = ray.remote(max_calls=1)(attempt_run)
+_group_task = ray.remote(num_cpus=0, max_calls=1)(coordinate_group)

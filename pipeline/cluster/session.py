@@ -21,6 +21,7 @@ import ray
 
 from ecocseg.errors import ConfigError, UserError
 from pipeline.cluster.launcher import watch_launcher
+from pipeline.gpus import gpu_labels
 
 _MEGABYTE = 1 << 20
 _LONGEST_TEMP = 40  # a socket's path may have 107 characters, and Ray appends about 65
@@ -97,6 +98,7 @@ def _start_local(config: ClusterConfig) -> Path:
     context = _initialise(
         address="local",
         num_cpus=config.num_cpus,
+        labels=gpu_labels(),
         object_store_memory=config.object_store_mb * _MEGABYTE,
         include_dashboard=False,
         _temp_dir=str(temporary),

@@ -42,7 +42,7 @@ def run(params: Params) -> None:
             max_concurrent=params.search.max_concurrent,
             seed=params.search.seed,
             storage=RESULTS / "search",
-            resources=resources(params),
+            resources=resources(params, row),
             max_steps=schedule.steps,
             grace_steps=min(schedule.evaluate_every, schedule.steps),
         )

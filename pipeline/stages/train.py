@@ -1,18 +1,21 @@
 """Stage `train`: smoke-run every cell, then all unfinished runs of the plan, on Ray."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import UserError
-from pipeline.cluster.live import live_view
+from pipeline.cluster.live import duration, live_view
 from pipeline.cluster.pool import run_all
-from pipeline.cluster.resources import Resources
+from pipeline.cluster.resources import GPU_LABEL, Resources
 from pipeline.cluster.session import ClusterConfig, connect, has_gpu
+from pipeline.cluster.usage import Usage
 from pipeline.environment import git_revision, pick_device
 from pipeline.locks import RunLock
+from pipeline.needs import CPU_RUN_GB, spread_needs
 from pipeline.params import Params
 from pipeline.planning import read_plan
 from pipeline.status import record_file
@@ -85,12 +88,30 @@ def run_settings(params: Params) -> dict[str, Any]:
     }
 
 
-def resources(params: Params) -> Resources:
-    """What every run asks of a machine."""
-    gpus = params.cluster.gpus_per_run
-    if gpus is None:
-        gpus = 1.0 if _uses_gpu(params) else 0.0
-    return Resources(cpus=params.cluster.cpus_per_run, gpus=gpus)
+def resources(params: Params, row: Mapping[str, Any]) -> Resources:
+    """What `row` of the plan asks of a machine: what its recipe needs, or what params.yaml says.
+
+    Inside `connect(...)`: whether there are GPUs is asked of the cluster.
+    """
+    cluster = params.cluster
+    needs = row.get("needs") or spread_needs(row["spec"], row["spec"]["schedule"]["gpus"])
+    on_gpu = _uses_gpu(params)
+    processes = cluster.processes_per_run or (needs["gpus"] if on_gpu else 1)
+    if processes != needs["gpus"]:
+        needs = spread_needs(row["spec"], processes)
+    card = cluster.gpu_memory_gb_per_run or needs["gpu_memory_gb"]
+    # Without a GPU there is one thread, and what would lie on the card lies in host memory.
+    cpus, memory = (needs["cpus"], needs["memory_gb"]) if on_gpu else (1, CPU_RUN_GB + (card or 0))
+    memory = cluster.memory_gb_per_run or memory
+    return Resources(
+        cpus=cluster.cpus_per_run or cpus,
+        gpus=1.0 if on_gpu else 0.0,
+        memory_mb=math.ceil(memory * 1e9 / 2**20),
+        label=f"{GPU_LABEL}={cluster.gpu}" if cluster.gpu and on_gpu else None,
+        gpu_memory_gb=card if on_gpu else None,
+        runs_per_gpu=cluster.runs_per_gpu,
+        processes=processes,
+    )
 
 
 def smoke_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -111,6 +132,18 @@ def print_memory(rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{row['experiment']}/{row['cell']}: {used['reserved_mb'] / 1000:.1f} of "
                 f"{used['device_mb'] / 1000:.0f} GB"
             )
+
+
+def print_usage(usage: Usage) -> None:
+    """A line on how well the order of the runs used the machines; nothing of a grid of no time."""
+    if usage.makespan < 1:
+        return
+    over = usage.makespan / usage.lower_bound - 1
+    text = f"makespan {duration(usage.makespan)}, {over:.0%} above the lower bound "
+    text += f"{duration(usage.lower_bound)} (all work spread over all slots, or the longest run)"
+    if usage.utilisation is not None:
+        text += f"; slots were {usage.utilisation:.0%} busy until the last run started"
+    print(text)
 
 
 def _copy_records(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str]) -> None:
@@ -135,7 +168,7 @@ def _grid(
     sources: Mapping[str, str] | None = None,
 ) -> None:
     """Execute `rows`; `sources` names for each run that is a copy the one it is a copy of."""
-    asked = resources(params)
+    asked = {str(row["run_id"]): resources(params, row) for row in rows}
     results = RESULTS / "smoke" if function == "execute_smoke" else RESULTS
     beside = f" ({len(sources)} more are copies of them)" if sources else ""
     with live_view(title + beside) as on_progress:
@@ -143,11 +176,16 @@ def _grid(
             rows,
             f"pipeline.run:{function}",
             settings,
-            lambda row: asked,
+            lambda row: asked[row["run_id"]],
             results,
             max_retries=params.cluster.max_retries,
             on_progress=on_progress,
+            node_wait_s=60 * params.cluster.node_wait_min,
         )
+    if function == "execute_run":
+        print_usage(outcome.usage)
+    if outcome.stopped:
+        print(f"{len(outcome.stopped)} runs were stopped; `ecocseg grid` goes on with them")
     if outcome.failed:
         listed = "\n".join(f"  {run_id}: {text}" for run_id, text in outcome.failed.items())
         waiting = sum(source in outcome.failed for source in (sources or {}).values())

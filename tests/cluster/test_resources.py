@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecocseg.errors import ConfigError
-from pipeline.cluster.resources import Resources, fits, why_impossible
+from pipeline.cluster.resources import (
+    Node,
+    Resources,
+    cpus_on,
+    room_for,
+    share_of_gpu,
+    suits,
+    why_impossible,
+)
 
 GB = 1 << 30
 
@@ -24,6 +32,8 @@ def node(cpus: float = 8, gpus: float = 0, memory: int = 64 * GB, **more: Any) -
         ("gpus", -0.5),
         ("gpus", 1.5),
         ("memory_mb", 0),
+        ("runs_per_gpu", 0),
+        ("processes", 0),
         ("label", "rtx3090"),
         ("label", "=x"),
         ("label", "kind="),
@@ -48,8 +58,11 @@ def test_possible_exactly_when_one_live_node_has_all_of_it(
     cpus, gpus, gigabytes = asked
     resources = Resources(cpus=cpus, gpus=gpus, memory_mb=1024 * gigabytes)
     nodes = [node(c, g, m * GB, Alive=alive) for c, g, m, alive in owned]
-    possible = any(alive and c >= cpus and g >= gpus and m >= gigabytes for c, g, m, alive in owned)
-    assert (why_impossible(resources, nodes) is None) == possible
+    # With a GPU a node never has too few cores: readers then share what there are.
+    possible = any(
+        alive and (c >= cpus or gpus) and g >= gpus and m >= gigabytes for c, g, m, alive in owned
+    )
+    assert (why_impossible(resources, nodes) is None) == bool(possible)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +80,7 @@ def test_possible_exactly_when_one_live_node_has_all_of_it(
     ],
 )
 def test_labels(label: str, labels: dict[str, str], expected: bool) -> None:
-    assert fits(Resources(label=label), node(Labels=labels)) is expected
+    assert suits(Resources(label=label), Node.of(node(Labels=labels))) is expected
 
 
 def test_the_message_names_what_was_asked_and_what_there_is() -> None:
@@ -100,3 +113,59 @@ def test_options_for_ray() -> None:
 def test_threads_never_exceed_the_cores_but_are_one_at_least(cpus: float) -> None:
     threads = Resources(cpus=cpus).threads
     assert threads == 1 or threads <= cpus < threads + 1
+
+
+def box(gpus: int = 8, cpus: float = 32, card: float | None = 25.8, **labels: str) -> Node:
+    given = labels | ({} if card is None else {"gpu-memory-gb": str(card)})
+    return Node(id="n", name="box", cpus=cpus, gpus=gpus, memory_mb=256_000, labels=given)
+
+
+@pytest.mark.parametrize(
+    "needed, runs_per_gpu, card, share",
+    [
+        (9.8, 2, 25.8, 0.5),
+        (12.0, 2, 25.8, 1.0),  # two would take 26.4 GB with the margin
+        (2.0, 2, 25.8, 0.5),
+        (2.0, 3, 25.8, 0.3333),
+        (2.0, 1, 25.8, 1.0),
+        (2.0, 2, None, 1.0),  # nobody knows the card
+        (None, 2, 25.8, 1.0),  # nobody knows the run
+    ],
+)
+def test_runs_share_a_card_that_has_memory_for_all_of_them(
+    needed: float | None, runs_per_gpu: int, card: float | None, share: float
+) -> None:
+    asked = Resources(gpus=1, gpu_memory_gb=needed, runs_per_gpu=runs_per_gpu)
+    found = share_of_gpu(asked, box(card=card))
+    assert found == share
+    # Ray counts in ten-thousandths: as many as are meant to share do fit.
+    assert round(found * round(1 / found), 4) <= 1
+
+
+def test_a_card_that_is_too_small_is_named() -> None:
+    asked = Resources(gpus=1, gpu_memory_gb=40.0)
+    assert not suits(asked, box())
+    assert suits(asked, box(card=140.0))
+    # A derived figure is no measurement: a little above the card is tried.
+    assert suits(Resources(gpus=1, gpu_memory_gb=27.0), box())
+    entry = node(8, 1, Labels={"gpu": "rtx3090", "gpu-memory-gb": "25.8"})
+    message = str(why_impossible(asked, [entry]))
+    assert "1 GPU with 40.0 GB" in message
+    assert "gpu=rtx3090, gpu-memory-gb=25.8" in message
+
+
+def test_readers_never_leave_cards_idle() -> None:
+    asked = Resources(cpus=5, gpus=1)
+    assert cpus_on(asked, box(cpus=32)) == 4
+    assert room_for(asked, box(cpus=32)) == 8
+    assert cpus_on(asked, box(cpus=64)) == 5
+    third = Resources(cpus=5, gpus=1, gpu_memory_gb=1, runs_per_gpu=3)
+    assert room_for(third, box(gpus=1, cpus=8)) == 3
+
+
+def test_processes_of_a_run_count_together() -> None:
+    pair = Resources(gpus=1, processes=2)
+    one = node(8, 1)
+    assert why_impossible(pair, [one]) is not None
+    assert "2 times 1 CPU, 1 GPU" in str(why_impossible(pair, [one]))
+    assert why_impossible(pair, [one, one]) is None

@@ -1,0 +1,74 @@
+"""What a worker process does with a run, and what it tells the driver of it."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ecocseg.errors import UserError
+from pipeline.cluster.resources import Resources
+from pipeline.cluster.worker import load
+
+FAILED, STOPPED, LOST = "failed", "stopped", "lost"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a run ended as plain text: its exception itself might not survive pickling.
+
+    `kind`: failed, stopped (by `ecocseg stop`) or lost (a process of several, which the run is
+    tried again for).
+    """
+
+    message: str
+    trace: str = ""
+    kind: str = FAILED
+
+
+def attempt_run(
+    execute: str, row: dict[str, Any], settings: dict[str, Any], threads: int, share: float
+) -> Failure | None:
+    """Execute one run; None when it finished, else what it raised.
+
+    `share` of a GPU below 1 limits PyTorch to as much of its memory: what runs out of memory is
+    then the run that takes too much, and not the one beside it.
+    """
+    try:
+        call = load(execute, threads)
+        if 0 < share < 1:
+            _limit_memory(share)
+        call(row, settings)
+    except UserError as error:
+        return Failure(str(error), kind=getattr(error, "kind", FAILED))
+    except (Exception, SystemExit) as error:
+        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return None
+
+
+def coordinate_group(
+    execute: str,
+    row: dict[str, Any],
+    settings: dict[str, Any],
+    asked: Resources,
+    node_ids: Sequence[str],
+) -> Failure | None:
+    """Execute one run in several processes, one on each of `node_ids`; as `attempt_run`."""
+    # Imported here: Ray Train takes seconds to import, and few runs need it.
+    from pipeline.cluster.group import LostWorker, run_group
+
+    try:
+        run_group(execute, row, settings, asked.processes, asked, node_ids)
+    except LostWorker as error:
+        return Failure(str(error), kind=LOST)
+    except UserError as error:
+        return Failure(str(error), kind=getattr(error, "kind", FAILED))
+    except (Exception, SystemExit) as error:
+        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return None
+
+
+def _limit_memory(share: float) -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
