@@ -19,6 +19,9 @@ _COMMANDS = {
     "train": "run one cell here and now: ecocseg train experiment=NAME cell=NAME seed=0",
     "grid": "run everything in results/plan.jsonl that is not finished, on Ray",
     "search": "search hyperparameters with Ray Tune",
+    "status": "show the grid at a glance, from another terminal too",
+    "logs": "show what a run said and measured: ecocseg logs EXPERIMENT/CELL/SEED",
+    "stop": "stop runs, or with --all the grid; checkpoints are kept",
     "tables": "make tables, figures and the report from the records",
     "predict": "label images with a trained run",
     "codebook": "build, inspect, compare and save codebooks",
@@ -70,10 +73,41 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
     elif name == "ui":
         command.add_argument("--port", type=int, default=5000)
         command.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    elif name in ("status", "logs", "stop"):
+        _watching_arguments(name, command)
+        return
     what = "overrides"
     if name in ("fetch", "preprocess", "verify"):
         what += "; dataset=NAME takes that data set instead of those of the experiments"
     command.add_argument("overrides", nargs="*", metavar="key=value", help=what)
+
+
+def _watching_arguments(name: str, command: argparse.ArgumentParser) -> None:
+    run = "a run id, the start of one, or EXPERIMENT/CELL/SEED"
+    command.epilog = "It reads the files below results/, wherever the grid runs."
+    if name == "status":
+        filters = "show runs of experiment=, cell=, seed= or state=VALUE only"
+        command.add_argument("filters", nargs="*", metavar="key=value", help=filters)
+        command.add_argument(
+            "--all", action="store_true", help="list waiting and finished ones too"
+        )
+        command.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+        command.add_argument("--json", action="store_true", help="for scripts")
+    elif name == "logs":
+        command.add_argument("run", metavar="RUN", help=run)
+        command.add_argument(
+            "-n",
+            "--lines",
+            type=int,
+            default=40,
+            metavar="N",
+            help="the last N (40), 0: all",
+        )
+        command.add_argument("--metrics", action="store_true", help="all that a step measured")
+        command.add_argument("-f", "--follow", action="store_true", help="until the run ends")
+    else:
+        command.add_argument("runs", nargs="*", metavar="RUN", help=run)
+        command.add_argument("--all", action="store_true", help="the grid, and single runs too")
 
 
 def _codebook_arguments(command: argparse.ArgumentParser) -> None:

@@ -60,6 +60,36 @@ def search(options: argparse.Namespace) -> None:
     stage.run(_params(options))
 
 
+def status(options: argparse.Namespace) -> None:
+    """The grid at a glance."""
+    from pipeline.glance_view import show
+
+    show(
+        RESULTS, options.filters, everything=options.all, watch=options.watch, as_json=options.json
+    )
+
+
+def logs(options: argparse.Namespace) -> None:
+    """What a run said and measured."""
+    from pipeline.logs import show
+
+    show(
+        RESULTS,
+        options.run,
+        lines=options.lines,
+        follow=options.follow,
+        metrics=options.metrics,
+    )
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Stop runs, or all of them; 1 when one goes on."""
+    from pipeline import stop as stopper
+
+    stopper.check_names(options.runs, options.all)
+    return stopper.stop_all(RESULTS) if options.all else stopper.stop(RESULTS, options.runs)
+
+
 def tables(options: argparse.Namespace) -> None:
     """Stage aggregate, or its tables on the terminal."""
     from pipeline.planning import PLAN_FILE, read_plan

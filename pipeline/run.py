@@ -10,7 +10,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from ecocseg.diagnostics import diagnose, evenly_spaced
 from ecocseg.engine import checkpoint
 from ecocseg.engine.evaluate import overall_score
 from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, StepEvent
-from ecocseg.errors import UserError
 from ecocseg.files import atomic_write, require_space
 from pipeline.deviations import deviations
 from pipeline.diverged import FILE_NAME as DIVERGED
@@ -33,16 +31,17 @@ from pipeline.locks import RunLock
 from pipeline.pictures import save_panel, save_pseudo_labels
 from pipeline.prepared import Prepared
 from pipeline.records import SCHEMA, is_finished, write_record
+from pipeline.runlog import end_told, run_log
 from pipeline.spec import RunSpec
 from pipeline.status import (
     CHECKPOINT,
     RunStatus,
-    mark_failed,
     read_status,
     record_file,
     run_directory,
     write_status,
 )
+from pipeline.stopping import StopWatch
 from pipeline.tracking import RunTracker, TrackingConfig
 
 log = logging.getLogger(__name__)
@@ -50,6 +49,9 @@ log = logging.getLogger(__name__)
 LAST, BEST, STAGES = CHECKPOINT, "best.pt", "stages"
 """Files of a run: its last checkpoint, its best weights, and the folder of a method's stages."""
 _STATUS_EVERY_S = 1.0
+_REMEDY = (
+    "wait for it, or end it with `ecocseg stop` and the run's id, and start the same command again"
+)
 _SMOKE_STEPS, _SMOKE_IMAGES = 2, 2
 
 
@@ -76,28 +78,23 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     `settings`: data_root and results (absolute folders), device, tracking (fields of
     TrackingConfig), git (revision of the code). Raises UserError for what the user can mend; the
     status then says why the run failed, as it does after any other exception. A run that diverges
-    leaves the batch in diverged.pt.
+    leaves the batch in diverged.pt. Raises Stopped when somebody asked the run to stop, before it
+    started or since.
     """
     results = Path(settings["results"])
     records, run_dir = results / "records", run_directory(results, row["run_id"])
     with full_disk_explained(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        with RunLock(run_dir / "lock"):
+        with RunLock(run_dir / "lock", announce=log.warning, remedy=_REMEDY):
             if is_finished(records, row["run_id"]):
                 return
-            try:
+            with end_told(run_dir):
+                StopWatch(run_dir).check()
                 device = pick_device(settings["device"])
                 spec = RunSpec.from_dict(row["spec"])
                 explained = out_of_memory_explained(spec, device)
-                with full_disk_explained(run_dir), explained, batch_kept(run_dir):
+                with run_log(run_dir), full_disk_explained(run_dir), explained, batch_kept(run_dir):
                     _Execution(row, settings, run_dir, records, device).go()
-            except Exception as error:
-                told = isinstance(error, UserError)
-                text = str(error) if told else f"{type(error).__name__}: {error}"
-                # The cause matters more than a disk that does not take the note of it.
-                with suppress(OSError):
-                    mark_failed(run_dir, text)
-                raise
 
 
 class _Execution:
@@ -126,6 +123,7 @@ class _Execution:
         self.results: dict[str, Any] = {"train": [], "eval": [], "last": None, "best": None}
         self.earlier_seconds = 0.0
         self.best_score = float("-inf")
+        self.stop = StopWatch(run_dir)
         self._written = 0.0
         self._speed: float | None = None
 
@@ -153,6 +151,7 @@ class _Execution:
                         self._on_stage(event)
                     else:
                         self._on_checkpoint(event, tracker)
+                    self.stop.check()
             for picture in self._pictures():
                 tracker.artifact(picture, "pictures")
             for table in sorted((self.run_dir / STAGES).glob("*.csv")):

@@ -15,7 +15,7 @@ from typing import Any
 
 from ecocseg.files import atomic_write
 
-STATES = ("queued", "running", "finished", "failed")
+STATES = ("queued", "running", "finished", "failed", "stopped")
 FILE_NAME = "status.json"
 CHECKPOINT = "last.pt"
 """A run's last checkpoint, in its directory."""
@@ -36,8 +36,8 @@ class RunStatus:
     """One reading of a run: `step` of `steps` done, `eta_s` seconds to go, `updated` Unix time.
 
     `node` and `device` are names for people (a Ray node's host, `cpu`, `cuda:0`); `attempt` counts
-    the times the run was started, from 1; `message` is the failure's text, `activity` what a method
-    with stages does between two of them.
+    the times the run was started (0: it never was); `message` says why it failed or who stopped it,
+    `activity` what a method with stages does between two of them.
     """
 
     state: str = "queued"
@@ -80,7 +80,15 @@ def read_status(run_dir: Path) -> RunStatus | None:
 
 def mark_failed(run_dir: Path, message: str) -> None:
     """Set the state to `failed` with its cause, keeping step, node and the rest as last written."""
-    last = read_status(run_dir) or RunStatus()
-    write_status(
-        run_dir, replace(last, state="failed", message=message, eta_s=None, updated=time.time())
-    )
+    _mark(run_dir, "failed", message)
+
+
+def mark_stopped(run_dir: Path, message: str) -> None:
+    """Set the state to `stopped` with who asked for it, keeping the rest as last written."""
+    _mark(run_dir, "stopped", message)
+
+
+def _mark(run_dir: Path, state: str, message: str) -> None:
+    last = read_status(run_dir) or RunStatus(attempt=0)
+    now = replace(last, state=state, message=message, eta_s=None, activity="", updated=time.time())
+    write_status(run_dir, now)

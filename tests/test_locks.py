@@ -1,3 +1,4 @@
+import getpass
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ecocseg.errors import UserError
-from pipeline.locks import RunLock, holder_of
+from pipeline.locks import RunLock, command_line, holder_of, is_held, read_holder
 
 HOLDER = """
     import sys, time
@@ -43,6 +44,61 @@ def test_the_message_names_the_holder(tmp_path: Path) -> None:
     message = str(caught.value)
     assert str(tmp_path / "run") in message
     assert f"process {holder.pid} on {os.uname().nodename}" in message
+
+
+def test_the_second_is_told_at_once_who_is_first(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = hold(path)
+    told: list[str] = []
+
+    def announce(text: str) -> None:
+        told.append(text)
+        holder.kill()
+
+    # Waits as long as it takes for the holder that ends only because it was announced.
+    with RunLock(path, wait_s=60, announce=announce):
+        pass
+    holder.wait()
+    (text,) = told
+    user = getpass.getuser()
+    assert f"in use by process {holder.pid} on {os.uname().nodename} (user {user}, since " in text
+    assert "`-c import sys, time from pathlib" in text
+    with RunLock(path, announce=told.append):
+        assert told == [text]
+    with (
+        pytest.raises(UserError, match="; ask anna"),
+        RunLock(path),
+        RunLock(path, wait_s=0, remedy="ask anna"),
+    ):
+        pass
+
+
+def test_whether_a_lock_is_held_is_seen_without_taking_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_held(path)
+    assert not path.exists()
+    with RunLock(path):
+        assert is_held(path)
+        assert read_holder(path).pid == os.getpid()
+    # The file stays, with who had it last.
+    assert read_holder(path) is not None
+    assert not is_held(path)
+    with RunLock(path, wait_s=0):
+        pass
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["/opt/venv/bin/python3.11", "/opt/venv/bin/ecocseg", "grid"], "ecocseg grid"),
+        (["/usr/bin/ecocseg", "train", "cell=a"], "ecocseg train cell=a"),
+        (["ray::run a-b-s0   ", "", ""], "ray::run a-b-s0"),
+        (["python"], "python"),
+        ([], ""),
+    ],
+)
+def test_a_command_is_shown_as_it_was_typed(words: list[str], text: str) -> None:
+    assert command_line(words) == text
 
 
 def test_the_lock_falls_with_a_killed_holder(tmp_path: Path) -> None:

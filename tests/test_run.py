@@ -2,12 +2,15 @@
 
 import json
 import math
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from ecocseg.engine import checkpoint
 from ecocseg.engine.events import Diverged
 from ecocseg.errors import UserError
 from ecocseg.iou import mean_iou
@@ -22,6 +25,8 @@ from pipeline.run import execute_run, execute_smoke
 from pipeline.spec import RunSpec, validate
 from pipeline.stages import single
 from pipeline.status import read_status
+from pipeline.stop import stop
+from pipeline.stopping import Stopped, clear_stop, request_stop
 
 TINY = [
     "schedule.steps=4",
@@ -200,6 +205,39 @@ def test_a_run_leaves_its_pictures(finished):
     _, row, _, results = finished
     pictures = {path.name for path in (results / "runs" / row["run_id"] / "pictures").iterdir()}
     assert pictures >= {"panel.png", "pseudo_labels.png"}
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_checkpoint_and_goes_on_later(planned, tmp_path):
+    long = ["schedule.steps=2000", "schedule.evaluate_every=2000"]
+    row, settings = planned("source-only", tmp_path, *long)
+    folder = tmp_path / "runs" / row["run_id"]
+    request_stop(folder)
+    with pytest.raises(Stopped):
+        execute_run(row, settings)
+    assert (read_status(folder).state, read_status(folder).attempt) == ("stopped", 0)
+    assert not (folder / "log.txt").exists()
+    clear_stop(folder)
+
+    def ask():
+        while not (folder / "last.pt").is_file():
+            time.sleep(0.05)
+        stopped.append(stop(tmp_path, [row["run_id"]]))
+
+    stopped = []
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(Stopped, match="goes on"):
+        execute_run(row, settings)
+    thread.join()
+    assert stopped == [0]
+    status = read_status(folder)
+    assert (status.state, status.attempt) == ("stopped", 1)
+    assert 4 <= status.step < 2000
+    assert not record_path(tmp_path / "records", row["run_id"]).exists()
+    assert checkpoint.load(folder / "last.pt")["trainer"]["step"] <= status.step
+    log = (folder / "log.txt").read_text().splitlines()
+    assert "attempt 1 on" in log[0]
+    assert "attempt 1 stopped by" in log[-1]
 
 
 def test_killed_before_its_record_it_ends_with_an_equal_one(finished):

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from pipeline.cluster.pool import Progress, Row
 from pipeline.status import RunStatus, read_status, run_directory
+from pipeline.words import HEADINGS, duration, progress_cells, run_name, shorten
 
 _READ_S = 1.0
 _PLAIN_S = 30.0
@@ -22,11 +23,8 @@ _STYLES = {
     "stopped": "yellow",
     "queued": "dim",
 }
-_HEADINGS = ("step", "loss", "speed", "ETA", "node")
-_BAR = 10
 _NOTES = 5
 _SHORTEST_NAME = 12
-_LONGEST_NODE = 12
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ class _PlainLines:
         self.say(self.observer.headline())
         for view in self.observer.views:
             if view.state == "running":
-                cells = _cells(view, bar=False)
+                cells = progress_cells(view.state, view.status, bar=False)
                 self.say(f"  {view.name}: " + "  ".join(cell for cell in cells if cell))
 
     def say(self, text: str) -> None:
@@ -178,15 +176,15 @@ def table(title: str, observer: _Observer, width: int, height: int) -> Group:
     notes = [view for view in observer.views if view.message]
     shown = _most_telling(observer.views, max(3, height - 5 - min(len(notes), _NOTES)))
     wide = width >= 100
-    lines = [_cells(view, bar=wide) for view in shown]
+    lines = [progress_cells(view.state, view.status, bar=wide) for view in shown]
     gap = 2 if wide else 1
     # Numbers are never cut; what a narrow terminal lacks is taken from the run's name.
-    columns = [max(map(len, column)) for column in zip(_HEADINGS, *lines, strict=True)]
+    columns = [max(map(len, column)) for column in zip(HEADINGS, *lines, strict=True)]
     room = max(_SHORTEST_NAME, width - max(map(len, _STYLES)) - sum(columns) - 7 * gap)
     grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     grid.add_column("run", no_wrap=True, max_width=room)
     grid.add_column("state", no_wrap=True, min_width=max(map(len, _STYLES)))
-    for name, needed in zip(_HEADINGS, columns, strict=True):
+    for name, needed in zip(HEADINGS, columns, strict=True):
         side: JustifyMethod = "left" if name == "node" else "right"
         grid.add_column(name, no_wrap=True, min_width=needed, justify=side)
     for view, cells in zip(shown, lines, strict=True):
@@ -202,55 +200,11 @@ def table(title: str, observer: _Observer, width: int, height: int) -> Group:
     return Group(*parts)
 
 
-def shorten(text: str, room: int) -> str:
-    """`text` in `room` characters; the middle goes, since names differ at their ends."""
-    if len(text) <= room:
-        return text
-    head = (room - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (room - 1 - head) :]}"
-
-
-def run_name(row: Row) -> str:
-    """How people call a run: experiment, cell and seed; the run id where those are not given."""
-    if "cell" not in row:
-        return str(row["run_id"])
-    return f"{row.get('experiment', '')} {row['cell']} s{row.get('seed', 0)}".strip()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `0:42`, `1:05:09` or `2d 03h`."""
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    if hours >= 48:
-        return f"{hours // 24}d {hours % 24:02d}h"
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
-
-
 def _most_telling(views: list[RunView], room: int) -> list[RunView]:
     """All of them in plan order if they fit; else the running and failed ones first."""
     rank = {"running": 0, "failed": 1, "stopped": 1, "queued": 2, "finished": 3}
     chosen = sorted(range(len(views)), key=lambda index: rank[views[index].state])[:room]
     return [views[index] for index in sorted(chosen)]
-
-
-def _cells(view: RunView, bar: bool) -> list[str]:
-    """Step, loss, speed, ETA and node; empty where a run has none yet."""
-    status = view.status
-    step = f"{status.step}/{status.steps}" if status.steps else ""
-    if bar and step:
-        filled = round(_BAR * status.step / status.steps)
-        step = f"{step} {'━' * filled}{'─' * (_BAR - filled)}"
-    loss = "" if status.loss is None else f"{status.loss:.3g}"
-    if view.state != "running":
-        node = status.node if view.state == "finished" else ""
-        return [step, loss, "", "", shorten(node, _LONGEST_NODE)]
-    if status.activity:
-        loss = status.activity
-    speed = status.steps_per_second
-    rate = "" if not speed else (f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
-    to_go = "" if status.eta_s is None else duration(status.eta_s)
-    place = " ".join(part for part in (status.node, status.device) if part)
-    return [step, loss, rate, to_go, shorten(place, _LONGEST_NODE)]
 
 
 def _detail(view: RunView) -> str:

@@ -8,10 +8,11 @@ from pipeline.cluster.search import search
 from pipeline.cluster.session import ClusterConfig, connect
 from pipeline.cluster.space import parse_space
 from pipeline.compose import load_yaml
+from pipeline.locks import RunLock
 from pipeline.params import Params
 from pipeline.planning import fingerprint, search_cell
 from pipeline.spec import RunSpec, validate
-from pipeline.stages.train import RESULTS, resources, run_settings
+from pipeline.stages.train import RESULTS, announce, resources, run_settings
 from pipeline.trial import with_values
 
 
@@ -32,7 +33,8 @@ def run(params: Params) -> None:
     row = {"run_id": spec.run_id, "spec": spec.to_dict()}
     settings = run_settings(params)
     schedule = components.schedule
-    with connect(ClusterConfig(address=params.cluster.address)):
+    lock = RunLock(RESULTS / "search" / ".lock", wait_s=40, announce=announce)
+    with lock, connect(ClusterConfig(address=params.cluster.address)):
         found = search(
             "pipeline.trial:objective",
             space,

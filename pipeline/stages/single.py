@@ -11,6 +11,7 @@ from ecocseg.errors import ConfigError, UserError
 from ecocseg.files import atomic_write
 from pipeline.compose import compose_config
 from pipeline.epochs import with_steps
+from pipeline.locks import is_held
 from pipeline.params import Params
 from pipeline.planning import (
     applicable,
@@ -28,6 +29,7 @@ from pipeline.run import execute_run
 from pipeline.spec import RunSpec, clean_config, validate
 from pipeline.stages.train import RESULTS, run_settings, tracking_config
 from pipeline.status import read_status, record_file, run_directory
+from pipeline.stopping import clear_stop
 from pipeline.tracking import prepare_store
 from pipeline.twins import copy_record, originals
 
@@ -49,13 +51,17 @@ def run(params: Params, overrides: Sequence[str]) -> None:
     tracking = tracking_config(params)
     if tracking.enabled and tracking.database is not None:
         prepare_store(tracking, [row["experiment"]])
-    print(f"{row['run_id']} -> {run_directory(RESULTS, row['run_id'])}", file=sys.stderr)
+    folder = run_directory(RESULTS, row["run_id"])
+    print(f"{row['run_id']} -> {folder}", file=sys.stderr)
+    if not is_held(folder / "lock"):
+        # An old one: a run that goes on somewhere is still to obey.
+        clear_stop(folder)
     try:
         execute_run(row, settings)
     except UserError:
         raise
     except Exception as error:
-        trace = run_directory(RESULTS, row["run_id"]) / "error.txt"
+        trace = folder / "error.txt"
         atomic_write(trace, traceback.format_exc())
         raise UserError(
             f"{row['run_id']}: {type(error).__name__}: {error}\n(traceback in {trace})"

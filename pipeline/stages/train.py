@@ -18,11 +18,13 @@ from pipeline.locks import RunLock
 from pipeline.needs import CPU_RUN_GB, spread_needs
 from pipeline.params import Params
 from pipeline.planning import read_plan
-from pipeline.status import record_file
+from pipeline.status import record_file, run_directory
+from pipeline.stopping import clear_stop
 from pipeline.tracking import TrackingConfig, prepare_store, replay
 from pipeline.twins import copy_record, originals
 
 RESULTS = Path("results")
+_REMEDY = "watch it with `ecocseg status`, or end it with `ecocseg stop --all`, and start again"
 
 
 def run(params: Params) -> None:
@@ -47,7 +49,9 @@ def run(params: Params) -> None:
     if todo:
         settings = run_settings(params)
         # One driver at a time: two would start the same runs.
-        with RunLock(RESULTS / "grid.lock", wait_s=40):
+        with RunLock(RESULTS / "grid.lock", wait_s=40, announce=announce, remedy=_REMEDY):
+            for row in rows:
+                clear_stop(run_directory(RESULTS, row["run_id"]))
             _prepare_tracking(tracking, rows)
             with connect(ClusterConfig(address=params.cluster.address)):
                 smoke = smoke_rows(todo)
@@ -59,6 +63,11 @@ def run(params: Params) -> None:
                     _copy_records(rows, sources)
     if tracking.enabled:
         _catch_up(tracking)
+
+
+def announce(text: str) -> None:
+    """Say who is waited for."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def tracking_config(params: Params) -> TrackingConfig:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.events import EventLog
+from pipeline.stopping import Stopped
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.spool import (
     SPEC_NAME,
@@ -36,10 +37,10 @@ _WAIT_LOCAL_S, _WAIT_SERVER_S, _WAIT_FAILING_S = 10.0, 2.0, 1.0
 class RunTracker:
     """Tracks one run into MLflow from a thread of its own.
 
-    Use it as a context manager: an exception ends the run as FAILED (KeyboardInterrupt and
-    SystemExit as KILLED). `events` is the run's event log; what is appended there is sent after
-    the next `sync`. Whatever goes wrong is noted in `run_dir/tracking.log`, and everything waits
-    in `run_dir` for a later `sync`, a resumed run, or `replay`.
+    Use it as a context manager: an exception ends the run as FAILED (KeyboardInterrupt,
+    SystemExit and Stopped as KILLED). `events` is the run's event log; what is appended there is
+    sent after the next `sync`. Whatever goes wrong is noted in `run_dir/tracking.log`, and
+    everything waits in `run_dir` for a later `sync`, a resumed run, or `replay`.
 
     tags: texts shown beside the run; `git` (a commit) and `data.<name>` (the fingerprint of a data
     set) are shown as source and data sets too. params: the resolved specification, nested or not.
@@ -128,7 +129,8 @@ class RunTracker:
         if error is None:
             self.finish("FINISHED")
         else:
-            self.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            killed = isinstance(error, Stopped) or not isinstance(error, Exception)
+            self.finish("KILLED" if killed else "FAILED")
 
     def _begin(
         self,

@@ -1,0 +1,303 @@
+"""What the grid is doing, read from its files alone: no Ray, no MLflow, no torch.
+
+A status is a courtesy that a killed process leaves behind; whether a run moves is told by its lock,
+which falls with its holder.
+"""
+
+import difflib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ecocseg.errors import DataError, UserError
+from pipeline.locks import Holder, is_held, read_holder
+from pipeline.status import FILE_NAME, RunStatus, read_status, run_directory
+from pipeline.stopping import stop_requested
+
+PLAN, GRID_LOCK, SEARCH = "plan.jsonl", "grid.lock", "search"
+STATES = ("running", "stopping", "interrupted", "failed", "stopped", "queued", "copy", "finished")
+"""As shown: `stopping` is asked to; `interrupted` was running and has no process now; a `copy`
+waits for the record of another run of equal content."""
+_SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSight:
+    """One run as its files show it; `cause` says why it failed, was stopped or who runs it."""
+
+    run_id: str
+    experiment: str
+    cell: str
+    seed: int
+    cost: float
+    state: str
+    status: RunStatus | None = None
+    cause: str = ""
+    planned: bool = True
+
+    @property
+    def done(self) -> float:
+        """The share of its steps that is behind it, 0 to 1."""
+        if self.state in ("finished", "copy"):
+            return float(self.state == "finished")
+        steps = self.status.steps if self.status else 0
+        return min(1.0, self.status.step / steps) if self.status and steps else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSight:
+    """The search: trials that began, ended and are under way, and who drives it."""
+
+    begun: int
+    ended: int
+    running: int
+    driver: Holder | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """The grid at one moment; `driver` is None when no grid runs."""
+
+    runs: list[RunSight]
+    driver: Holder | None
+    smoke: int = 0
+    """Cells of unfinished runs that were smoke-run."""
+    search: SearchSight | None = None
+    at: float = field(default_factory=time.time)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Planned runs by state."""
+        found = dict.fromkeys(STATES, 0)
+        for run in self.runs:
+            found[run.state] += run.planned
+        return found
+
+    @property
+    def progress(self) -> float:
+        """Share of the planned work that is done, 0 to 1: steps weighed with the runs' cost."""
+        runs = [run for run in self.runs if run.planned and run.state != "copy"]
+        whole = sum(run.cost or 1.0 for run in runs)
+        return sum(run.done * (run.cost or 1.0) for run in runs) / whole if whole else 0.0
+
+    @property
+    def seconds_to_go(self) -> float | None:
+        """A rough guess by the speed of the running ones; None while none tells its speed."""
+        moving = [run for run in self.runs if run.state == "running" and run.status]
+        paces = []
+        for run in moving:
+            status = run.status
+            if status and status.steps_per_second and status.steps:
+                paces.append(status.steps / status.steps_per_second / (run.cost or 1.0))
+        if not paces:
+            return None
+        pace = median(paces)
+        left = []
+        for run in self.runs:
+            if run.state in ("running", "interrupted", "queued") and (run.planned or run in moving):
+                told = run.status.eta_s if run.state == "running" and run.status else None
+                left.append(pace * (run.cost or 1.0) * (1 - run.done) if told is None else told)
+        return max(sum(left) / len(moving), max(left))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for scripts."""
+        values = asdict(self)
+        for run in values["runs"]:
+            status = run.pop("status") or {}
+            run |= {k: v for k, v in status.items() if k not in ("state", "message")}
+        search = values.pop("search")
+        counts = {"counts": self.counts, "progress": self.progress}
+        return counts | {"seconds_to_go": self.seconds_to_go} | values | {"search": search}
+
+
+def look(results: Path) -> Glance:
+    """Read the plan and what its runs left below `results`; without a plan, the runs alone.
+
+    Raises DataError when there is neither, or the plan is no JSON.
+    """
+    results = Path(results)
+    rows = _plan(results / PLAN)
+    folders = _names(results / "runs")
+    if not rows and not folders:
+        raise DataError(
+            f"{results / PLAN}: there is no plan yet, and no run; type `dvc repro plan`, or "
+            "`ecocseg train` for a single run"
+        )
+    lock = results / GRID_LOCK
+    held = is_held(lock)
+    since = lock.stat().st_mtime if held else None
+    reader = _Reader(results, _names(results / "records"), folders, since)
+    runs = [reader.planned(row) for row in rows.values()]
+    for run_id in sorted(folders - rows.keys()):
+        if is_held(run_directory(results, run_id) / "lock"):
+            runs.append(reader.unplanned(run_id))
+    return Glance(
+        runs=reader.with_copies(runs),
+        driver=read_holder(lock) if held else None,
+        smoke=sum(f"{run.run_id}.json" in reader.smoked for run in runs),
+        search=_search(results / SEARCH),
+    )
+
+
+def find_run(results: Path, name: str) -> str:
+    """The run id that `name` stands for: itself, the start of one, or EXPERIMENT/CELL/SEED.
+
+    Raises UserError when no run or more than one answers to it.
+    """
+    results = Path(results)
+    planned = _plan(results / PLAN)
+    known = planned.keys() | _names(results / "runs")
+    known |= {Path(file).stem for file in _names(results / "records")}
+    if name in known:
+        return name
+    start = name
+    if "/" in name:
+        experiment, cell, *seed = name.split("/")
+        start = f"{experiment}-{cell}-s" + (f"{seed[0]}-" if seed else "")
+    found = sorted(run_id for run_id in known if run_id.startswith(start))
+    # Of runs whose configuration has changed since, the planned one is meant.
+    found = [run_id for run_id in found if run_id in planned] or found
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(
+            f"run: none of {len(known)} is called {name!r}{hint}; write a run id, the start of one "
+            "or EXPERIMENT/CELL/SEED; `ecocseg status --all` lists them"
+        )
+    shown = "\n".join(f"  {run_id}" for run_id in found[:_SHOWN_NAMES])
+    more = f"\n  and {len(found) - _SHOWN_NAMES} more" if len(found) > _SHOWN_NAMES else ""
+    raise UserError(
+        f"run: {name!r} stands for {len(found)} runs; write more of one:\n{shown}{more}"
+    )
+
+
+class _Reader:
+    """Finds each run's state from its files, touching those of finished runs as little as it can.
+
+    `since`: when the present grid began, by the clock of the disk; None when none runs.
+    """
+
+    def __init__(
+        self, results: Path, records: set[str], folders: set[str], since: float | None
+    ) -> None:
+        self.results, self.records, self.folders, self.since = results, records, folders, since
+        self.smoked = _names(results / "smoke" / "records")
+        self.smoke_folders = _names(results / "smoke" / "runs")
+
+    def planned(self, row: Mapping[str, Any]) -> RunSight:
+        run_id = str(row["run_id"])
+        values: dict[str, Any] = {
+            "run_id": run_id,
+            "experiment": str(row.get("experiment", "")),
+            "cell": str(row.get("cell", run_id)),
+            "seed": int(row.get("seed", 0)),
+            "cost": float(row.get("cost", 0.0)),
+        }
+        if f"{run_id}.json" in self.records:
+            return RunSight(**values, state="finished")
+        if run_id in self.folders:
+            return RunSight(**values, **self._begun(run_id))
+        return RunSight(**values, **self._smoke(run_id))
+
+    def unplanned(self, run_id: str) -> RunSight:
+        parts = run_id.split("-")
+        named = len(parts) >= 4 and parts[-2][:1] == "s" and parts[-2][1:].isdecimal()
+        return RunSight(
+            run_id=run_id,
+            experiment=parts[0] if named else "",
+            cell="-".join(parts[1:-2]) if named else run_id,
+            seed=int(parts[-2][1:]) if named else 0,
+            cost=0.0,
+            planned=False,
+            **self._begun(run_id),
+        )
+
+    def with_copies(self, runs: list[RunSight]) -> list[RunSight]:
+        """Mark the waiting runs whose content, the last part of a run id, another one computes."""
+        computing: dict[str, str] = {}
+        found = []
+        for run in sorted(runs, key=lambda run: run.state == "queued"):
+            digest = run.run_id.rpartition("-")[2]
+            source = computing.setdefault(digest, run.run_id)
+            if run.state == "queued" and source != run.run_id:
+                run = replace(run, state="copy", cause=f"of {source}")
+            found.append(run)
+        order = {run.run_id: place for place, run in enumerate(runs)}
+        return sorted(found, key=lambda run: order[run.run_id])
+
+    def _begun(self, run_id: str) -> dict[str, Any]:
+        folder = run_directory(self.results, run_id)
+        status = read_status(folder)
+        asked = stop_requested(folder)
+        if is_held(folder / "lock"):
+            holder = read_holder(folder / "lock")
+            if status is not None and holder is not None and status.pid != holder.pid:
+                # What an earlier attempt left; this one has not said anything yet.
+                status = RunStatus(
+                    step=status.step, steps=status.steps, activity="starting", node=holder.host
+                )
+            state = "stopping" if asked else "running"
+            return {"state": state, "status": status, "cause": str(holder or "")}
+        if status is None:
+            return {"state": "stopped" if asked else "queued"}
+        cause = status.message
+        if asked:
+            return {"state": "stopped", "status": status, "cause": cause or "asked to stop"}
+        if status.state == "running":
+            return {"state": "interrupted", "status": status}
+        if status.state in ("failed", "stopped") and not self._before(folder / FILE_NAME):
+            return {"state": status.state, "status": status, "cause": cause}
+        return {"state": "queued", "status": status}
+
+    def _smoke(self, run_id: str) -> dict[str, Any]:
+        """A cell whose smoke run failed says so at its first run."""
+        if run_id in self.smoke_folders and f"{run_id}.json" not in self.smoked:
+            folder = run_directory(self.results / "smoke", run_id)
+            status = read_status(folder)
+            if status and status.state == "failed" and not self._before(folder / FILE_NAME):
+                return {"state": "failed", "cause": f"smoke run: {status.message}"}
+        return {"state": "queued"}
+
+    def _before(self, file: Path) -> bool:
+        """Whether the file is older than the present grid, which has yet to come to this run."""
+        try:
+            return self.since is not None and file.stat().st_mtime < self.since
+        except OSError:
+            return False
+
+
+def _plan(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows by run id; read here, since planning itself brings torch."""
+    if not path.is_file():
+        return {}
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line]
+        return {row["run_id"]: row for row in rows}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: is no plan ({error}); type `dvc repro -f plan`") from error
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+    except OSError:
+        return set()
+
+
+def _search(folder: Path) -> SearchSight | None:
+    """None when no search runs."""
+    lock = folder / ".lock"
+    if not is_held(lock):
+        return None
+    trials = [folder / "trials" / name for name in _names(folder / "trials")]
+    running = [trial for trial in trials if is_held(trial / "lock")]
+    ended = [trial for trial in trials if (trial / "done.json").exists()]
+    return SearchSight(
+        begun=len(trials), ended=len(ended), running=len(running), driver=read_holder(lock)
+    )

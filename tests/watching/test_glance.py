@@ -1,0 +1,222 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import results_folder as watching
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from ecocseg.errors import ConfigError, DataError, UserError
+from pipeline.glance import STATES, find_run, look
+from pipeline.glance_view import draw, headline, show
+from pipeline.locks import RunLock
+from pipeline.status import run_directory
+from pipeline.stopping import request_stop
+
+SIX = dict.fromkeys("abcdef", 1.0)
+
+
+def states(results: Path) -> dict[str, str]:
+    return {run.cell: run.state for run in look(results).runs}
+
+
+def test_the_state_of_a_run_follows_from_its_files(tmp_path: Path) -> None:
+    ids = watching.plan(tmp_path, SIX)
+    watching.finish(tmp_path, ids[0])
+    for run_id, state in zip(ids[1:5], ("running", "running", "failed", "stopped"), strict=True):
+        watching.status(tmp_path, run_id, state, message="why")
+    assert states(tmp_path) == {
+        "a": "finished",
+        "b": "interrupted",
+        "c": "interrupted",
+        "d": "failed",
+        "e": "stopped",
+        "f": "queued",
+    }
+    with RunLock(run_directory(tmp_path, ids[2]) / "lock"):
+        assert states(tmp_path)["b"] == "interrupted"
+        assert states(tmp_path)["c"] == "running"
+        request_stop(run_directory(tmp_path, ids[2]))
+        assert states(tmp_path)["c"] == "stopping"
+    counts = look(tmp_path).counts
+    assert sum(counts.values()) == 6
+    assert headline(look(tmp_path)).startswith("1/6 finished, 1 interrupted, 1 failed, 2 stopped")
+
+
+def test_what_failed_under_an_earlier_grid_waits_for_the_present_one(tmp_path: Path) -> None:
+    (run_id,) = watching.plan(tmp_path, {"a": 1.0})
+    file = watching.status(tmp_path, run_id, "failed", message="no") / "status.json"
+    with RunLock(tmp_path / "grid.lock"):
+        os.utime(file, (time.time() - 60, time.time() - 60))
+        glance = look(tmp_path)
+        assert [run.state for run in glance.runs] == ["queued"]
+        assert glance.driver is not None
+        assert glance.driver.pid == os.getpid()
+        os.utime(file, (time.time() + 60, time.time() + 60))
+        assert states(tmp_path) == {"a": "failed"}
+
+
+def test_a_status_of_an_earlier_attempt_is_not_taken_for_the_present_one(tmp_path: Path) -> None:
+    (run_id,) = watching.plan(tmp_path, {"a": 1.0})
+    folder = watching.status(
+        tmp_path, run_id, "failed", message="no", pid=1, step=3, steps=9, loss=2.0
+    )
+    with RunLock(folder / "lock"):
+        (run,) = look(tmp_path).runs
+    assert run.state == "running"
+    assert run.status is not None
+    assert (run.status.activity, run.status.step, run.status.loss) == ("starting", 3, None)
+
+
+def test_a_failed_smoke_run_is_a_failure_of_its_cell(tmp_path: Path) -> None:
+    first, _ = watching.plan(tmp_path, {"a": 1.0}, seeds=2)
+    watching.status(tmp_path / "smoke", first, "failed", message="no data")
+    found = {run.run_id: (run.state, run.cause) for run in look(tmp_path).runs}
+    assert found.pop(first) == ("failed", "smoke run: no data")
+    assert set(found.values()) == {("queued", "")}
+    watching.finish(tmp_path / "smoke", first)
+    assert set(states(tmp_path).values()) == {"queued"}
+
+
+def test_copies_wait_for_the_run_of_their_content(tmp_path: Path) -> None:
+    ids = [f"one-a-s0-{7:010d}", f"two-b-s0-{7:010d}"]
+    lines = [json.dumps({"run_id": i, "experiment": i[:3], "cell": i[4], "seed": 0}) for i in ids]
+    (tmp_path / "plan.jsonl").write_text("\n".join(lines))
+    assert states(tmp_path) == {"a": "queued", "b": "copy"}
+    with RunLock(run_directory(tmp_path, ids[1]) / "lock"):
+        assert states(tmp_path) == {"a": "copy", "b": "running"}
+
+
+def test_a_run_beside_the_plan_is_shown_while_it_runs(tmp_path: Path) -> None:
+    watching.plan(tmp_path, {"a": 1.0})
+    other = "adhoc-dacs_ecoc-s7-0123456789"
+    folder = watching.status(tmp_path, other, "running")
+    assert states(tmp_path) == {"a": "queued"}
+    with RunLock(folder / "lock"):
+        glance = look(tmp_path)
+    assert [(run.cell, run.seed) for run in glance.runs if not run.planned] == [("dacs_ecoc", 7)]
+    assert sum(glance.counts.values()) == 1
+
+
+def test_progress_weighs_runs_with_their_cost(tmp_path: Path) -> None:
+    ids = watching.plan(tmp_path, {"a": 3.0, "b": 1.0, "c": 4.0})
+    watching.finish(tmp_path, ids[0])
+    folder = watching.status(
+        tmp_path, ids[1], "running", step=50, steps=100, steps_per_second=2.0, eta_s=25.0
+    )
+    with RunLock(folder / "lock"):
+        glance = look(tmp_path)
+    assert glance.progress == pytest.approx((3 + 0.5) / 8)
+    # 50 s a unit of cost: what is left of b, and all of c, one after the other.
+    assert glance.seconds_to_go == pytest.approx(25 + 4 * 50)
+
+
+def test_a_search_is_told_by_its_trials(tmp_path: Path) -> None:
+    watching.plan(tmp_path, {"a": 1.0})
+    trials = tmp_path / "search" / "trials"
+    for name in ("x", "y", "z"):
+        (trials / name).mkdir(parents=True)
+    (trials / "x" / "done.json").write_text("[]")
+    assert look(tmp_path).search is None
+    with RunLock(tmp_path / "search" / ".lock"), RunLock(trials / "y" / "lock"):
+        search = look(tmp_path).search
+    assert search is not None
+    assert (search.begun, search.running, search.ended) == (3, 1, 1)
+
+
+def test_neither_plan_nor_runs_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no plan yet, and no run; type `dvc repro plan`"):
+        look(tmp_path)
+    (tmp_path / "plan.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"plan\.jsonl: is no plan"):
+        look(tmp_path)
+
+
+@given(st.data())
+def test_a_run_is_found_by_every_start_that_only_it_has(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    results = tmp_path_factory.mktemp("results")
+    ids = watching.plan(results, {"dacs": 1.0, "dacs_ecoc": 1.0, "oracle": 1.0}, seeds=2)
+    run_id = data.draw(st.sampled_from(ids))
+    start = run_id[: data.draw(st.integers(1, len(run_id)))]
+    if [i for i in ids if i.startswith(start)] == [run_id]:
+        assert find_run(results, start) == run_id
+    else:
+        with pytest.raises(UserError, match=r"stands for \d runs; write more"):
+            find_run(results, start)
+    experiment, cell, seed, _ = run_id.split("-")
+    assert find_run(results, f"{experiment}/{cell}/{seed[1:]}") == run_id
+
+
+def test_an_unknown_run_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+    (run_id,) = watching.plan(tmp_path, {"dacs": 1.0})
+    with pytest.raises(UserError, match=f"did you mean {run_id}"):
+        find_run(tmp_path, "exp-dasc-s0")
+    # Of another configuration, before the plan was changed: the planned one is meant.
+    watching.status(tmp_path, "exp-dacs-s0-9999999999", "failed")
+    assert find_run(tmp_path, "exp/dacs/0") == run_id
+    assert find_run(tmp_path, "exp-dacs-s0-9") == "exp-dacs-s0-9999999999"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("height", [None, 24])
+def test_the_picture_fits_the_terminal(tmp_path: Path, width: int, height: int | None) -> None:
+    cells = {f"{'long_' * 9}cell_{place}": 1.0 for place in range(60)}
+    ids = watching.plan(tmp_path, cells, experiment="an_experiment_of_a_long_name")
+    running = {"step": 39_999, "steps": 40_000, "loss": 1.23456, "steps_per_second": 0.123}
+    running |= {"eta_s": 123_456.0, "node": "a-host-of-a-long-name", "device": "cpu"}
+    with ExitStack() as locks:
+        for place, run_id in enumerate(ids[:50]):
+            state = "failed" if place % 2 else "running"
+            folder = watching.status(tmp_path, run_id, state, message="x" * 300, **running)
+            if state == "running":
+                locks.enter_context(RunLock(folder / "lock"))
+        picture = draw(look(tmp_path), width, height=height)
+        console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(picture)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("39999/40000" in line for line in lines) >= (25 if height is None else 5)
+    assert height is None or len(lines) <= height
+    assert "…" in "".join(lines)
+
+
+def test_json_for_scripts_holds_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = watching.plan(tmp_path, SIX)
+    watching.status(tmp_path, ids[0], "failed", message="no data", step=3, steps=4)
+    show(tmp_path, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["counts"]) == set(STATES)
+    assert found["counts"]["failed"] == 1
+    (run,) = [run for run in found["runs"] if run["state"] == "failed"]
+    assert (run["run_id"], run["cause"], run["step"]) == (ids[0], "no data", 3)
+    show(tmp_path, ["cell=b"], as_json=True)
+    assert [run["cell"] for run in json.loads(capsys.readouterr().out)["runs"]] == ["b"]
+
+
+@pytest.mark.parametrize("text", ["colour=red", "cell", "state=done"])
+def test_a_wrong_filter_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{text}: unknown"):
+        show(tmp_path, [text])
+
+
+def test_a_look_brings_no_heavy_library(tmp_path: Path) -> None:
+    watching.plan(tmp_path / "results", dict.fromkeys(map(str, range(200)), 1.0))
+    code = (
+        "import sys; from pipeline.cli import main; main(['status', '--all']);"
+        "print(sorted({'torch', 'ray', 'mlflow', 'hydra', 'pandas'} & sys.modules.keys()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines()[-1] == "[]"
+    assert "0/200 finished, 200 queued" in found.stdout
