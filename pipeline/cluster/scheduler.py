@@ -115,6 +115,9 @@ class Scheduler:
         self._queues: dict[Resources, list[_Waiting]] = {}
         self._spaces: dict[str, _Space] = {}
         self._suited: dict[Resources, list[_Space]] = {}
+        # How much a node is wanted by those who have few others, and for which queues that holds.
+        self._wanted: dict[str, float] = {}
+        self._wanted_by: frozenset[Resources] = frozenset()
         self._others: Mapping[str, tuple[float, float]] = {}
         self._count = 0
 
@@ -160,6 +163,7 @@ class Scheduler:
             for node_id in live.keys() - self._spaces.keys():
                 self._spaces[node_id] = _Space.of(live[node_id])
             self._suited.clear()
+            self._wanted_by = frozenset()
         self._others = others or {}
 
     def impossible(self) -> dict[str, str]:
@@ -173,6 +177,7 @@ class Scheduler:
 
     def place(self) -> list[Placement]:
         """Give places to as many waiting runs as there are places for now."""
+        self._note_wants()
         placed = []
         kept_free: set[str] | None = None
         full: set[Resources] = set()
@@ -212,10 +217,7 @@ class Scheduler:
 
     def _parts(self, asked: Resources, kept_free: set[str]) -> tuple[Part, ...] | None:
         """Places for all processes of a run, taken; on one node, else over as few as can be."""
-        if asked not in self._suited:
-            spaces = list(self._spaces.values())
-            self._suited[asked] = [space for space in spaces if suits(asked, space.node)]
-        spaces = [space for space in self._suited[asked] if space.node.id not in kept_free]
+        spaces = [space for space in self._able(asked) if space.node.id not in kept_free]
         if asked.processes == 1:
             best = self._best(asked, spaces)
             return self._fill(asked, [best] if best else [])
@@ -230,15 +232,34 @@ class Scheduler:
             return None
         return self._fill(asked, sorted(spaces, key=lambda space: -sum(space.cards)))
 
+    def _able(self, asked: Resources) -> list[_Space]:
+        """The nodes that could take one process when idle."""
+        if asked not in self._suited:
+            spaces = list(self._spaces.values())
+            self._suited[asked] = [space for space in spaces if suits(asked, space.node)]
+        return self._suited[asked]
+
+    def _note_wants(self) -> None:
+        asks = frozenset(asked for asked, queue in self._queues.items() if queue)
+        if asks == self._wanted_by:
+            return
+        self._wanted_by, self._wanted = asks, {}
+        for asked in asks:
+            able = self._able(asked)
+            for space in able:
+                wanted = self._wanted.get(space.node.id, 0.0)
+                self._wanted[space.node.id] = wanted + 1 / len(able)
+
     def _best(self, asked: Resources, spaces: Sequence[_Space]) -> _Space | None:
-        """The node for a run of one process: the least that will do, then the emptiest."""
-        best, best_key = None, (math.inf, math.inf, math.inf)
+        """The node for a run of one process: the least that will do, then the least wanted."""
+        best, best_key = None, (math.inf, math.inf, math.inf, math.inf)
         for space in spaces:
             node = space.node
             if space.cpus <= 0 or self._free(asked, space) is None:
                 continue
             gpus = 0.0 if asked.gpus else float(node.gpus)
-            key = (gpus, node.gpu_memory_gb or 0.0 if asked.gpus else 0.0, -space.cpus)
+            card = node.gpu_memory_gb or 0.0 if asked.gpus else 0.0
+            key = gpus, card, self._wanted.get(node.id, 0.0), -space.cpus
             if key < best_key:
                 best, best_key = space, key
         return best
@@ -262,7 +283,7 @@ class Scheduler:
 
     def _nearest(self, asked: Resources) -> set[str]:
         """The node to keep free for a run: of those that could take it, the one with most free."""
-        able = [s for s in self._suited[asked] if room_for(asked, s.node) >= asked.processes]
+        able = [s for s in self._able(asked) if room_for(asked, s.node) >= asked.processes]
         if not able:
             return set()
         return {max(able, key=lambda space: self._left(asked, space)).node.id}

@@ -1,4 +1,7 @@
-"""A driver as a process of its own, for tests that kill it: `drive.py grid|search|nodes FOLDER`."""
+"""A driver as a process of its own, for tests that kill it or take its nodes away.
+
+`drive.py grid|search|nodes|replace FOLDER`
+"""
 
 import sys
 from pathlib import Path
@@ -94,6 +97,54 @@ def lose_a_node(folder: Path) -> int:
     return 0
 
 
+def replace_a_node(folder: Path) -> int:
+    """The only node for `run1` goes and another one comes; meanwhile a node joins for `run2`."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    doomed = cluster.add_node(num_cpus=1, labels={"kind": "special"})
+    together = folder / "together"
+    rows = [{"run_id": f"run{i}", "steps": 5, "until": str(together)} for i in range(3)]
+    asks = {"run1": Resources(label="kind=special")}
+    stage = "begin"
+
+    def act(progress: Any) -> None:
+        nonlocal stage
+        logs = [folder / "runs" / f"run{i}" / "executed.log" for i in range(2)]
+        if stage == "begin" and all(log.exists() and log.stat().st_size for log in logs):
+            print("active", sorted(progress.active), flush=True)
+            cluster.remove_node(doomed, allow_graceful=False)
+            stage = "removed"
+        elif stage == "removed" and progress.notice:
+            print("notice", progress.notice, flush=True)
+            cluster.add_node(num_cpus=1, labels={"kind": "special"})
+            cluster.add_node(num_cpus=1)
+            stage = "replaced"
+        elif stage == "replaced" and len(progress.active) == 3:
+            print("active", sorted(progress.active), flush=True)
+            together.touch()
+            stage = "all"
+
+    try:
+        with connect(ClusterConfig(address=cluster.address)):
+            outcome = run_all(
+                rows,
+                "sample_jobs:count",
+                {"results_dir": str(folder)},
+                lambda row: asks.get(row["run_id"], Resources()),
+                folder,
+                on_progress=act,
+                node_wait_s=120,
+            )
+        print("finished", outcome.finished, "failed", outcome.failed)
+    finally:
+        cluster.shutdown()
+    return 0
+
+
 if __name__ == "__main__":
     chosen, target = sys.argv[1], Path(sys.argv[2])
-    sys.exit(lose_a_node(target) if chosen == "nodes" else main(chosen, target))
+    scenes = {"nodes": lose_a_node, "replace": replace_a_node}
+    sys.exit(scenes[chosen](target) if chosen in scenes else main(chosen, target))

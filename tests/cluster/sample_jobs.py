@@ -55,6 +55,8 @@ def count(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
                     node=row.get("node", "box"),
                 ),
             )
+        while "until" in row and not Path(row["until"]).exists():
+            time.sleep(0.05)
         result = {"run_id": row["run_id"], "sum": sum(range(row["steps"] + 1))}
         if "environment" in row:
             result["threads"] = os.environ["OMP_NUM_THREADS"]

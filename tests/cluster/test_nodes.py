@@ -26,3 +26,20 @@ def test_a_run_whose_node_is_removed_goes_on_on_another_node(
         assert len(lines) <= 26
     # The lost run by two processes, the other one by one.
     assert sorted(len({pid for _, pid in lines}) for lines in steps.values()) == [1, 2]
+
+
+def test_a_run_waits_for_its_kind_of_node_and_nodes_that_join_are_used(
+    tmp_path: Path, drive: Callable[..., subprocess.Popen[str]]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as short:
+        process = drive("replace", tmp_path, RAY_TMPDIR=short)
+        output, _ = process.communicate()
+    assert process.returncode == 0, output
+    lines = [line for line in output.splitlines() if line.startswith(("active", "notice", "fin"))]
+    assert lines[0] == "active ['run0', 'run1']"
+    assert lines[1].startswith("notice 1 runs wait 1"), output
+    assert "for a node to come back: asked for 1 CPU, label kind=special" in lines[1]
+    assert lines[2:] == [
+        "active ['run0', 'run1', 'run2']",
+        "finished ['run0', 'run1', 'run2'] failed {}",
+    ], output

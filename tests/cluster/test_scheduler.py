@@ -144,6 +144,14 @@ def test_the_smallest_card_that_will_do() -> None:
     assert [p.parts[0].node_id for p in made.place()] == ["rtx", "h200"]
 
 
+def test_a_node_that_others_depend_on_is_taken_last() -> None:
+    made = scheduler(node("special", cpus=1, kind="special"), node("plain", cpus=1))
+    made.add("anywhere", Resources(), cost=9)
+    made.add("special", Resources(label="kind=special"), cost=1)
+    places = {p.run_id: p.parts[0].node_id for p in made.place()}
+    assert places == {"anywhere": "plain", "special": "special"}
+
+
 def test_nodes_come_and_go() -> None:
     made = scheduler(node("a", cpus=1))
     for number in range(3):
