@@ -1,13 +1,22 @@
 """Errors that are the user's to mend; their text is all that the command line prints of them."""
 
+from typing import ClassVar
+
 
 class UserError(Exception):
     """Something the user can mend: the message names what, its value, what is allowed and how."""
+
+    kind: ClassVar[str] = "failed"
+    """What sort of failure it is, in words for a list of many."""
 
 
 class DataError(UserError):
     """Faulty, missing or inconsistent data files."""
 
+    kind = "bad data"
+
 
 class ConfigError(UserError, ValueError):
     """A configuration field that is unknown or out of range."""
+
+    kind = "bad configuration"

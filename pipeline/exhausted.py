@@ -20,6 +20,8 @@ _SIGNS = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error
 class OutOfMemory(UserError):
     """The GPU has too little memory for a run; to try again without a change does not help."""
 
+    kind = "out of memory"
+
 
 @contextmanager
 def out_of_memory_explained(spec: RunSpec, device: torch.device) -> Iterator[None]:

@@ -55,6 +55,8 @@ class Diverged(UserError):
     the images, both by stream.
     """
 
+    kind = "diverged"
+
     def __init__(
         self,
         message: str,

@@ -10,20 +10,21 @@ from ecocseg.errors import UserError
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.worker import load
 
-FAILED, STOPPED, LOST = "failed", "stopped", "lost"
+STOPPED, LOST, BUG = "stopped", "lost", "a bug"
+MEMORY, MACHINE = "out of memory", "no machine"
 
 
 @dataclass(frozen=True)
 class Failure:
     """How a run ended as plain text: its exception itself might not survive pickling.
 
-    `kind`: failed, stopped (by `ecocseg stop`) or lost (a process of several, which the run is
-    tried again for).
+    `kind`: stopped (by `ecocseg stop`), lost (a process or node, for which the run is tried again),
+    a bug (an exception that nobody foresaw), or the `kind` of its UserError.
     """
 
     message: str
     trace: str = ""
-    kind: str = FAILED
+    kind: str = BUG
 
 
 def attempt_run(
@@ -40,7 +41,7 @@ def attempt_run(
             _limit_memory(share)
         call(row, settings)
     except UserError as error:
-        return Failure(str(error), kind=getattr(error, "kind", FAILED))
+        return Failure(str(error), kind=error.kind)
     except (Exception, SystemExit) as error:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
     return None
@@ -62,7 +63,7 @@ def coordinate_group(
     except LostWorker as error:
         return Failure(str(error), kind=LOST)
     except UserError as error:
-        return Failure(str(error), kind=getattr(error, "kind", FAILED))
+        return Failure(str(error), kind=error.kind)
     except (Exception, SystemExit) as error:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
     return None

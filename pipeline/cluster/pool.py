@@ -19,7 +19,15 @@ from ray import exceptions as lost
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ecocseg.files import atomic_write
-from pipeline.cluster.attempt import LOST, STOPPED, attempt_run, coordinate_group
+from pipeline.cluster.attempt import (
+    BUG,
+    LOST,
+    MACHINE,
+    MEMORY,
+    STOPPED,
+    attempt_run,
+    coordinate_group,
+)
 from pipeline.cluster.nodes import NodeWatch
 from pipeline.cluster.resources import Resources, impossible
 from pipeline.cluster.scheduler import Placement, Scheduler
@@ -42,12 +50,13 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Run ids with a record (those of earlier commands too), messages of the failed ones, and the
-    run ids of those that somebody stopped."""
+    """Run ids with a record (those of earlier commands too), messages of the failed ones and what
+    sort of failure each is, and the run ids of those that somebody stopped."""
 
     finished: list[str]
     failed: dict[str, str]
     stopped: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict, compare=False)
     usage: Usage = field(default_factory=Usage, compare=False)
 
 
@@ -106,6 +115,7 @@ def run_all(
         finished=[run_id for run_id in grid.rows if run_id in progress.finished],
         failed=dict(progress.failed),
         stopped=[run_id for run_id in grid.rows if run_id in progress.stopped],
+        kinds=grid.kinds,
         usage=grid.usage,
     )
 
@@ -133,6 +143,7 @@ class _Grid:
         self.progress = Progress(rows=list(self.rows.values()), results_dir=results_dir)
         self.scheduler = Scheduler()
         self.usage = Usage()
+        self.kinds: dict[str, str] = {}
         self.tasks: dict[ray.ObjectRef, str] = {}
         self._watch = NodeWatch()
         self._looked_at = float("-inf")
@@ -162,7 +173,7 @@ class _Grid:
             if asked not in reasons:
                 reasons[asked] = impossible(asked, nodes)
             if reason := reasons[asked]:
-                self.fail(run_id, reason)
+                self.fail(run_id, reason, MACHINE)
             else:
                 self.scheduler.add(run_id, asked, row.get("cost", 0.0))
 
@@ -185,7 +196,7 @@ class _Grid:
         if left <= 0:
             self.scheduler.drop(stuck)
             for run_id, reason in stuck.items():
-                self.fail(run_id, f"its nodes were lost and did not come back: {reason}")
+                self.fail(run_id, f"its nodes were lost and did not come back: {reason}", MACHINE)
             return
         reason = next(iter(stuck.values())).partition("; available")[0]
         self.progress.notice = (
@@ -254,7 +265,7 @@ class _Grid:
         try:
             failure = ray.get(reference)
         except lost.OutOfMemoryError as error:
-            self.fail(run_id, f"the machine ran out of memory: {error}")
+            self.fail(run_id, f"the machine ran out of memory: {error}", MEMORY)
         except lost.TaskUnschedulableError:
             # The node went before the run had begun: no attempt of the run's.
             self.avoid(node_ids)
@@ -265,7 +276,7 @@ class _Grid:
         except _LOST_WORKER as error:
             self.retry(run_id, str(error))
         except lost.RayError as error:
-            self.fail(run_id, f"{type(error).__name__}: {error}")
+            self.fail(run_id, f"{type(error).__name__}: {error}", BUG)
         else:
             if failure is None:
                 self.progress.finished.add(run_id)
@@ -274,7 +285,7 @@ class _Grid:
             elif failure.kind == STOPPED:
                 self.progress.stopped.add(run_id)
             else:
-                self.fail(run_id, failure.message, failure.trace)
+                self.fail(run_id, failure.message, failure.kind, failure.trace)
 
     def avoid(self, node_ids: Sequence[str]) -> None:
         """Send nothing to nodes that were lost, however Ray still lists them."""
@@ -300,12 +311,14 @@ class _Grid:
                 f"lost its worker or node {count} times without a new checkpoint, the last time: "
                 f"{cause} A process that is killed again and again usually takes more memory than "
                 "the machine has",
+                LOST,
             )
         else:
             self.scheduler.requeue(run_id)
 
-    def fail(self, run_id: str, message: str, trace: str = "") -> None:
+    def fail(self, run_id: str, message: str, kind: str, trace: str = "") -> None:
         """Record why a run failed."""
+        self.kinds[run_id] = kind
         folder = run_directory(self.progress.results_dir, run_id)
         # A full disk may be why it failed: the other runs go on all the same.
         with suppress(OSError):

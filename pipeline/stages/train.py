@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,16 @@ def _grid(
     if outcome.stopped:
         print(f"{len(outcome.stopped)} runs were stopped; `ecocseg grid` goes on with them")
     if outcome.failed:
-        listed = "\n".join(f"  {run_id}: {text}" for run_id, text in outcome.failed.items())
+        listed = "\n".join(
+            f"  {run_id} ({outcome.kinds[run_id]}): {text}"
+            for run_id, text in outcome.failed.items()
+        )
+        counted = Counter(outcome.kinds.values())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
         waiting = sum(source in outcome.failed for source in (sources or {}).values())
         listed += f"\n{waiting} more runs are copies of these and wait for them" if waiting else ""
         raise UserError(
-            f"{len(outcome.failed)} of {len(rows)} {title} failed:\n{listed}\n"
+            f"{len(outcome.failed)} of {len(rows)} {title} failed ({kinds}):\n{listed}\n"
             "Mend the cause and start the same command again: what is finished stays finished"
         )
 

@@ -5,6 +5,7 @@ status.json, and write the record last. `executed.log` gets a line for every ste
 executed, so that a test can tell a resumed run from a restarted one.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 from ecocseg.files import atomic_write
 from pipeline.locks import RunLock
-from pipeline.status import RunStatus, write_status
+from pipeline.status import CHECKPOINT, RunStatus, write_status
 
 
 class Unpicklable(Exception):
@@ -66,11 +67,31 @@ def count(row: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def die(row: dict[str, Any], settings: dict[str, Any]) -> None:
+    _attempt(row, settings)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_after_a_checkpoint(row: dict[str, Any], settings: dict[str, Any]) -> None:
+    folder = _attempt(row, settings)
+    checkpoint = folder / CHECKPOINT
+    step = int(_text(checkpoint) or 0)
+    if step < row["steps"]:
+        atomic_write(checkpoint, str(step + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(row: dict[str, Any], settings: dict[str, Any]) -> None:
+    _attempt(row, settings)
+    module, _, name = row["raise"].partition(":")
+    raise getattr(importlib.import_module(module), name)(row["message"])
+
+
+def _attempt(row: dict[str, Any], settings: dict[str, Any]) -> Path:
     folder = Path(settings["results_dir"]) / "runs" / row["run_id"]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "attempts.txt").open("a") as log:
         log.write(f"{os.getpid()}\n")
-    os.kill(os.getpid(), signal.SIGKILL)
+    return folder
 
 
 def _text(path: Path) -> str:

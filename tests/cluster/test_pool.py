@@ -64,6 +64,7 @@ def test_an_exception_fails_its_run_only_and_comes_out_whole(tmp_path: Path) -> 
     assert list(outcome.failed) == ["run1"]
     message = "Unpicklable: the run met a bad sample: image 00012.png, class 77"
     assert outcome.failed["run1"].startswith(message)
+    assert outcome.kinds == {"run1": "a bug"}
     # Not tried again: a bug would only fail again.
     assert len(attempts(tmp_path, "run1")) == 1
     trace = (run_directory(tmp_path, "run1") / "error.txt").read_text()
@@ -77,6 +78,37 @@ def test_an_exception_fails_its_run_only_and_comes_out_whole(tmp_path: Path) -> 
     rows[1]["raise_at"] = None
     assert run(tmp_path, rows) == Outcome(finished=["run0", "run1", "run2"], failed={})
     assert executed(tmp_path, "run1") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "error, kind, message",
+    [
+        ("ecocseg.errors:DataError", "bad data", "labels/7.png: value 77"),
+        ("pipeline.exhausted:OutOfMemory", "out of memory", "labels/7.png: value 77"),
+        ("builtins:KeyError", "a bug", "KeyError: 'labels/7.png: value 77'"),
+    ],
+)
+def test_what_would_only_fail_again_is_told_apart_and_not_tried_again(
+    tmp_path: Path, error: str, kind: str, message: str
+) -> None:
+    rows = [{"run_id": "run", "raise": error, "message": "labels/7.png: value 77"}]
+    outcome = run(tmp_path, rows, function="fail")
+    assert outcome.kinds == {"run": kind}
+    assert outcome.failed["run"].startswith(message)
+    assert len(attempts(tmp_path, "run")) == 1
+
+
+def test_a_stopped_run_is_neither_failed_nor_tried_again(tmp_path: Path) -> None:
+    rows = [{"run_id": "run", "raise": "pipeline.stopping:Stopped", "message": "by somebody"}]
+    assert run(tmp_path, rows, function="fail") == Outcome(finished=[], failed={}, stopped=["run"])
+    assert len(attempts(tmp_path, "run")) == 1
+
+
+def test_losses_between_checkpoints_are_forgiven(tmp_path: Path) -> None:
+    rows = [{"run_id": "run", "steps": 5}]
+    outcome = run(tmp_path, rows, function="die_after_a_checkpoint", max_retries=1)
+    assert outcome == Outcome(finished=["run"], failed={})
+    assert len(attempts(tmp_path, "run")) == 6
 
 
 def test_a_killed_worker_is_replaced_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -108,7 +140,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(tmp_path: Path) -> None
 def test_a_run_that_loses_its_worker_every_time_fails_in_the_end(tmp_path: Path) -> None:
     outcome = run(tmp_path, [{"run_id": "run"}], function="die", max_retries=1)
     assert outcome.finished == []
-    assert "lost its worker or node 2 times" in outcome.failed["run"]
+    assert "lost its worker or node 2 times without a new checkpoint" in outcome.failed["run"]
     assert len(attempts(tmp_path, "run")) == 2
 
 
