@@ -113,7 +113,8 @@ def predict(options: argparse.Namespace) -> None:
     from pipeline.predicting import predict as label
 
     paths = [Path(path) for path in options.images]
-    label(RESULTS, options.run, paths, Path(options.out), options.weights, options.device)
+    storage = load_params().cluster.storage
+    label(RESULTS, options.run, paths, Path(options.out), options.weights, options.device, storage)
 
 
 def codebook(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from ecocseg.config import from_mapping, require, unknown
 from ecocseg.errors import ConfigError, UserError
+from pipeline.storage import URI_FORM, is_storage_uri
 
 PARAMS_FILE = "params.yaml"
 
@@ -57,8 +58,11 @@ class ClusterParams:
     was lost."""
     node_wait_min: float = 30.0
     """Minutes that a grid waits for another node when the last one that suits a run was lost."""
+    storage: str | None = None
+    """For machines without a shared results folder: s3://BUCKET/PREFIX or file:///FOLDER."""
 
     def __post_init__(self) -> None:
+        require(is_storage_uri(self.storage), "storage", self.storage, URI_FORM)
         require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
         for name in ("cpus_per_run", "processes_per_run"):
             value = getattr(self, name)

@@ -21,6 +21,7 @@ from ecocseg.errors import DataError
 from ecocseg.files import atomic_path
 from ecocseg.models.segmenter import build_model
 from pipeline.environment import pick_device
+from pipeline.mirror import fetch_weights
 from pipeline.records import read_record
 from pipeline.run import BEST, LAST
 from pipeline.spec import validate
@@ -31,14 +32,20 @@ _IMAGES = re.compile(r"\.(png|jpe?g|bmp|tiff?|webp)$", re.IGNORECASE)
 
 @torch.no_grad()
 def predict(
-    results: Path, run_id: str, paths: Sequence[Path], out: Path, weights: str, device_name: str
+    results: Path,
+    run_id: str,
+    paths: Sequence[Path],
+    out: Path,
+    weights: str,
+    device_name: str,
+    storage: str | None = None,
 ) -> None:
     """Write `<name>.png` (8-bit train ids) and `<name>_colour.png` for every image.
 
     Of a network that reads pairs, `paths` are two files, or two folders that hold the same names;
-    the earlier image names the label. `weights`: last, best (both the student's) or teacher. Raises
-    UserError when the run has no record, has no teacher, or an image cannot be read; labels written
-    before that stay.
+    the earlier image names the label. `weights`: last, best (both the student's) or teacher, which
+    come from `storage` (a URI) when another machine computed the run. Raises UserError when the run
+    has no record, has no teacher, or an image cannot be read; labels written before that stay.
     """
     record = _finished(results, run_id)
     device = pick_device(device_name)
@@ -50,7 +57,9 @@ def predict(
     model = build_model(untrained, encoding.channels).to(device).eval()
     # The network of a run that was not computed itself is that of its original.
     folder = run_directory(results, record.get("same_as", run_id))
-    state = checkpoint.load(folder / (BEST if weights == "best" else LAST), device)
+    name = BEST if weights == "best" else LAST
+    fetch_weights(storage, results, folder.name, name)
+    state = checkpoint.load(folder / name, device)
     state = state["student"] if weights == "best" else state["trainer"][_role(weights)]
     if state is None:
         raise DataError(f"{run_id}: the run has no teacher; take --weights last or best")

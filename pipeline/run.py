@@ -28,6 +28,7 @@ from pipeline.diverged import batch_kept
 from pipeline.environment import describe, peak_memory_mb, pick_device, used_memory
 from pipeline.exhausted import full_disk_explained, out_of_memory_explained
 from pipeline.locks import RunLock
+from pipeline.mirror import store_mark
 from pipeline.pictures import save_panel, save_pseudo_labels
 from pipeline.prepared import Prepared
 from pipeline.records import SCHEMA, is_finished, write_record
@@ -42,6 +43,7 @@ from pipeline.status import (
     write_status,
 )
 from pipeline.stopping import StopWatch
+from pipeline.stored import NotStored, StoredRun, stored_run
 from pipeline.tracking import RunTracker, TrackingConfig
 
 log = logging.getLogger(__name__)
@@ -70,22 +72,27 @@ def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
                 pass
         mark = record_file(results / "smoke", row["run_id"])
         atomic_write(mark, json.dumps(used_memory(device)) + "\n")
+    store_mark(settings.get("storage"), row["run_id"], mark)
 
 
 def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Train `row` of the plan to its record, from its last checkpoint if there is one.
 
     `settings`: data_root and results (absolute folders), device, tracking (fields of
-    TrackingConfig), git (revision of the code). Raises UserError for what the user can mend; the
-    status then says why the run failed, as it does after any other exception. A run that diverges
-    leaves the batch in diverged.pt. Raises Stopped when somebody asked the run to stop, before it
+    TrackingConfig), git (revision of the code), storage (null, or the URI of a store where the run
+    is kept as well). Raises UserError for what the user can mend; the status then says why the run
+    failed, as it does after any other exception. A run that diverges leaves the batch in
+    diverged.pt. Raises Stopped when somebody asked the run to stop, before it
     started or since.
     """
     results = Path(settings["results"])
     records, run_dir = results / "records", run_directory(results, row["run_id"])
     with full_disk_explained(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        with RunLock(run_dir / "lock", announce=log.warning, remedy=_REMEDY):
+        with (
+            RunLock(run_dir / "lock", announce=log.warning, remedy=_REMEDY),
+            stored_run(settings.get("storage"), run_dir, records, row["run_id"]) as stored,
+        ):
             if is_finished(records, row["run_id"]):
                 return
             with end_told(run_dir):
@@ -94,7 +101,7 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
                 spec = RunSpec.from_dict(row["spec"])
                 explained = out_of_memory_explained(spec, device)
                 with run_log(run_dir), full_disk_explained(run_dir), explained, batch_kept(run_dir):
-                    _Execution(row, settings, run_dir, records, device).go()
+                    _Execution(row, settings, run_dir, records, device, stored).go()
 
 
 class _Execution:
@@ -107,9 +114,10 @@ class _Execution:
         run_dir: Path,
         records: Path,
         device: torch.device,
+        stored: NotStored | StoredRun,
     ) -> None:
         self.row, self.settings, self.run_dir, self.records = row, settings, run_dir, records
-        self.device = device
+        self.device, self.stored = device, stored
         self.begun = time.time()
         earlier = read_status(run_dir)
         self.status = RunStatus(
@@ -165,6 +173,7 @@ class _Execution:
             (self.run_dir / name).unlink(missing_ok=True)
         steps = self.trainer.config.steps
         self._write_status(state="finished", step=steps, eta_s=0.0, force=True)
+        self.stored.finish()
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.run_dir / LAST)
@@ -188,6 +197,7 @@ class _Execution:
         return not self.trainer.method.restarts or any(kept)
 
     def _on_step(self, event: StepEvent, tracker: RunTracker) -> None:
+        self.stored.check()
         self.results["train"].append({"step": event.step, **event.metrics})
         speed = event.steps / event.seconds
         self._speed = speed if self._speed is None else 0.7 * self._speed + 0.3 * speed
@@ -238,6 +248,7 @@ class _Execution:
         tracker.events.flush()
         state = {"trainer": event.state, "results": self.results, "seconds": self._seconds()}
         checkpoint.save(self.run_dir / LAST, state, keep_previous=True)
+        self.stored.push(event.step)
         tracker.sync()
 
     def _pictures(self) -> list[Path]:

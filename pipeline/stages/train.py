@@ -16,11 +16,13 @@ from pipeline.cluster.session import ClusterConfig, connect, has_gpu
 from pipeline.cluster.usage import Usage
 from pipeline.environment import git_revision, pick_device
 from pipeline.locks import RunLock
+from pipeline.mirror import SMOKE, mirrored, pull_finished
 from pipeline.needs import CPU_RUN_GB, spread_needs
 from pipeline.params import Params
 from pipeline.planning import read_plan
 from pipeline.status import record_file, run_directory
 from pipeline.stopping import clear_stop
+from pipeline.storage import require_store
 from pipeline.tracking import TrackingConfig, prepare_store, replay
 from pipeline.twins import copy_record, originals
 
@@ -36,6 +38,8 @@ def run(params: Params) -> None:
     """
     rows = read_plan()
     (RESULTS / "records").mkdir(parents=True, exist_ok=True)
+    require_store(params.cluster.storage)
+    pull_finished(params.cluster.storage, RESULTS, rows)
     finished = sum(record_file(RESULTS, row["run_id"]).is_file() for row in rows)
     sources = originals(rows, RESULTS)
     _copy_records(rows, sources)
@@ -90,6 +94,7 @@ def run_settings(params: Params) -> dict[str, Any]:
         "results": str(RESULTS.absolute()),
         "device": params.cluster.device,
         "git": git_revision(),
+        "storage": params.cluster.storage,
         "tracking": {
             "enabled": tracking.enabled,
             "uri": tracking.uri,
@@ -179,15 +184,15 @@ def _grid(
 ) -> None:
     """Execute `rows`; `sources` names for each run that is a copy the one it is a copy of."""
     asked = {str(row["run_id"]): resources(params, row) for row in rows}
-    results = RESULTS / "smoke" if function == "execute_smoke" else RESULTS
+    storage, where = params.cluster.storage, SMOKE if function == "execute_smoke" else ""
     beside = f" ({len(sources)} more are copies of them)" if sources else ""
-    with live_view(title + beside) as on_progress:
+    with live_view(title + beside) as on_progress, mirrored(storage, RESULTS, rows, where):
         outcome = run_all(
             rows,
             f"pipeline.run:{function}",
             settings,
             lambda row: asked[row["run_id"]],
-            results,
+            RESULTS / where,
             max_retries=params.cluster.max_retries,
             on_progress=on_progress,
             node_wait_s=60 * params.cluster.node_wait_min,
