@@ -16,3 +16,9 @@ for _name, _value in {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# `ray start` makes a cluster ask for a token wherever there is one, but who joins it sends it only
+# when told to, and waits for minutes otherwise. A cluster that asks for none does not mind it.
+_TOKEN = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+if "RAY_AUTH_TOKEN" in os.environ or os.path.exists(_TOKEN):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")

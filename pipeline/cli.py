@@ -27,7 +27,7 @@ _COMMANDS = {
     "codebook": "build, inspect, compare and save codebooks",
     "labels": "print this machine's labels for `ray start --labels`: kind and memory of its GPUs",
     "ui": "open MLflow's page on the tracked runs",
-    "doctor": "check this machine: versions, devices, memory, storage, tracking, data",
+    "doctor": "check this machine and the cluster: versions, GPUs, storage, tracking, data",
     "verify": "check the raw files of the data sets, every fault with its remedy",
 }
 
@@ -73,6 +73,8 @@ def _arguments(name: str, command: argparse.ArgumentParser) -> None:
     elif name == "ui":
         command.add_argument("--port", type=int, default=5000)
         command.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    elif name == "doctor":
+        command.add_argument("--json", action="store_true", help="for scripts")
     elif name in ("status", "logs", "stop"):
         _watching_arguments(name, command)
         return

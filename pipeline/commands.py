@@ -148,7 +148,7 @@ def doctor(options: argparse.Namespace) -> int:
     """Checks of this machine; 1 when one of them is a fault."""
     from pipeline.doctor import examine
 
-    return examine(_params(options))
+    return examine(_params(options), as_json=options.json)
 
 
 def verify(options: argparse.Namespace) -> None:

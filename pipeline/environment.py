@@ -4,30 +4,24 @@ import os
 import platform
 import re
 import resource
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ecocseg.errors import UserError
+from pipeline.cards import holders_of
+from pipeline.packages import git_revision as git_revision
 
+__all__ = [
+    "describe",
+    "git_revision",
+    "memory_holders",
+    "peak_memory_mb",
+    "pick_device",
+    "used_memory",
+]
 _PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "ray", "mlflow")
-
-
-def git_revision() -> str:
-    """Commit of the checkout, with "+changes" when its tracked files differ; "unknown" outside."""
-    try:
-        where = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], **where).stdout.strip()  # type: ignore[call-overload]
-        changed = subprocess.run(  # type: ignore[call-overload]
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "ecocseg", "pipeline"],
-            **where,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{revision}+changes" if changed else str(revision)
 
 
 def describe(device: torch.device, git: str) -> dict[str, Any]:
@@ -66,21 +60,12 @@ def used_memory(device: torch.device) -> dict[str, Any]:
 
 def memory_holders(device: torch.device) -> list[str]:
     """Other processes that hold memory of a GPU, in words; empty where nobody can say."""
-    query = ["nvidia-smi", "--query-compute-apps=gpu_uuid,pid,used_memory,process_name"]
     try:
         uuid = str(torch.cuda.get_device_properties(device).uuid)
-        listed = subprocess.run(
-            [*query, "--format=csv,noheader"], capture_output=True, text=True, check=True, timeout=9
-        ).stdout
-    # No NVIDIA tool, no GPU of that kind, or a driver that does not answer.
-    except (OSError, subprocess.SubprocessError, RuntimeError, AssertionError, AttributeError):
+    # No GPU of that kind.
+    except (RuntimeError, AssertionError, AttributeError):
         return []
-    found = []
-    for line in listed.splitlines():
-        owner, pid, used, name = (part.strip() for part in (*line.split(",", 3), "", "", "")[:4])
-        if uuid in owner and pid != str(os.getpid()):
-            found.append(f"process {pid} ({name}) {used}")
-    return found
+    return [text for pid, text in holders_of(uuid).items() if pid != os.getpid()]
 
 
 def pick_device(name: str) -> torch.device:

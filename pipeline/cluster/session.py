@@ -107,21 +107,29 @@ def _start_local(config: ClusterConfig) -> Path:
 
 
 def _join(address: str) -> None:
+    require_listener(address)
     try:
-        if address != "auto":
-            _require_listener(address)
         _initialise(address=address)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"cluster.address: no usable Ray cluster at {address!r} ({error}); start one with "
-            "`ray start --head`, give its host:port, or set cluster.address to local"
-        ) from error
+        raise _no_cluster(address, error) from error
 
 
-def _require_listener(address: str) -> None:
-    """Ray itself tries for minutes, without a word, where nothing listens."""
+def require_listener(address: str) -> None:
+    """Raise UserError when nothing listens at `address`, which Ray itself tries for minutes."""
+    if address == "auto":
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"cluster.address: no usable Ray cluster at {address!r} ({error}); start one with "
+        "`ray start --head`, give its host:port, or set cluster.address to local"
+    )
 
 
 def _initialise(**arguments: Any) -> Any:

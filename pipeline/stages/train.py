@@ -103,14 +103,14 @@ def run_settings(params: Params) -> dict[str, Any]:
     }
 
 
-def resources(params: Params, row: Mapping[str, Any]) -> Resources:
+def resources(params: Params, row: Mapping[str, Any], on_gpu: bool | None = None) -> Resources:
     """What `row` of the plan asks of a machine: what its recipe needs, or what params.yaml says.
 
-    Inside `connect(...)`: whether there are GPUs is asked of the cluster.
+    With `on_gpu` None inside `connect(...)`: whether there are GPUs is asked of the cluster.
     """
     cluster = params.cluster
     needs = row.get("needs") or spread_needs(row["spec"], row["spec"]["schedule"]["gpus"])
-    on_gpu = _uses_gpu(params)
+    on_gpu = _uses_gpu(params) if on_gpu is None else on_gpu
     processes = cluster.processes_per_run or (needs["gpus"] if on_gpu else 1)
     if processes != needs["gpus"]:
         needs = spread_needs(row["spec"], processes)
