@@ -6,11 +6,14 @@ the driver's own time for each run on a real Ray, is measured by `driver_overhea
 """
 
 import heapq
+import itertools
 import random
 import resource
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,86 +61,119 @@ def simulate(
     Mean hours between losses of a node (which comes back after `down_hours`) and between losses of
     a run's worker; what they ran goes on from its last checkpoint.
     """
-    chance = random.Random(seed)
-    machines = _machines(gpus)
-    scheduler, usage = Scheduler(), Usage()
-    left: dict[str, float] = {}
-    for number in range(runs):
-        run_id = f"run-{number:05}"
-        asked, hours = _draw(chance, gpus)
-        left[run_id] = hours * _HOUR
-        # What a plan knows of a run's length is an estimate.
-        cost = hours * asked.processes * chance.uniform(0.9, 1.1)
-        scheduler.add(run_id, asked, cost)
-    live = {node.id: node for node in machines}
-    began: dict[str, tuple[float, int]] = {}
-    # Time, order among equals, what, of whom, and the attempt of a run that it is about.
-    events: list[tuple[float, int, str, str, int]] = []
-    order = iter(range(10**9))
-    attempts: dict[str, int] = {}
-    lost = 0
+    return _Simulation(runs, gpus, seed, node_hours, down_hours, worker_hours).go()
 
-    def at(when: float, what: str, whom: str, attempt: int = 0) -> None:
-        heapq.heappush(events, (when, next(order), what, whom, attempt))
 
-    for node in machines:
-        at(chance.expovariate(1 / (node_hours * _HOUR)), "down", node.id)
-    cpu = 0.0
-    now = 0.0
-    scheduler.update(live.values())
-    while True:
-        begun = time.process_time()
-        placed = scheduler.place()
-        usage.note(
-            now,
-            busy=sum(placement.slots for placement in scheduler.running.values()),
-            capacity=scheduler.capacity(),
-            waiting=scheduler.waiting,
+class _Simulation:
+    """A clock, the events to come, and the scheduler that reacts to them."""
+
+    def __init__(
+        self,
+        runs: int,
+        gpus: int,
+        seed: int,
+        node_hours: float,
+        down_hours: float,
+        worker_hours: float,
+    ) -> None:
+        self.runs, self.gpus = runs, gpus
+        self.node_s, self.down_s = node_hours * _HOUR, down_hours * _HOUR
+        self.worker_s = worker_hours * _HOUR
+        self.chance = random.Random(seed)
+        self.scheduler, self.usage = Scheduler(), Usage()
+        self.now = self.cpu_s = 0.0
+        self.lost = 0
+        self.nodes = {node.id: node for node in _machines(gpus)}
+        self.down: set[str] = set()
+        # Time, order among equals, what, of whom, and the attempt of a run that it is about.
+        self.events: list[tuple[float, int, str, str, int]] = []
+        self.order = itertools.count()
+        self.left: dict[str, float] = {}
+        self.began: dict[str, float] = {}
+        self.attempts: Counter[str] = Counter()
+        for number in range(runs):
+            asked, hours = _draw(self.chance, gpus)
+            self.left[run_id := f"run-{number:05}"] = hours * _HOUR
+            # What a plan knows of a run's length is an estimate.
+            cost = hours * asked.processes * self.chance.uniform(0.9, 1.1)
+            self.scheduler.add(run_id, asked, cost)
+        for node_id in self.nodes:
+            self.at(self.chance.expovariate(1 / self.node_s), "down", node_id)
+        self.scheduler.update(self.nodes.values())
+
+    def go(self) -> Simulated:
+        """From the first start to the last end."""
+        self.place()
+        while self.scheduler.running or self.scheduler.waiting:
+            self.now, _, what, whom, attempt = heapq.heappop(self.events)
+            if what in ("down", "up"):
+                self.node_changes(what, whom)
+            elif whom in self.began and attempt == self.attempts[whom]:
+                self.ends(whom, finished=what == "end")
+            self.place()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        return Simulated(
+            runs=self.runs,
+            gpus=self.gpus,
+            lost=self.lost,
+            usage=self.usage,
+            cpu_s=self.cpu_s,
+            peak_mb=peak,
         )
-        cpu += time.process_time() - begun
+
+    def at(self, when: float, what: str, whom: str, attempt: int = 0) -> None:
+        heapq.heappush(self.events, (when, next(self.order), what, whom, attempt))
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """The scheduler's own time, which the grid's driver would spend as well."""
+        begun = time.process_time()
+        yield
+        self.cpu_s += time.process_time() - begun
+
+    def place(self) -> None:
+        with self.counted():
+            placed = self.scheduler.place()
+            self.usage.note(
+                self.now,
+                busy=sum(placement.slots for placement in self.scheduler.running.values()),
+                capacity=self.scheduler.capacity(),
+                waiting=self.scheduler.waiting,
+            )
         for placement in placed:
             run_id = placement.run_id
-            attempts[run_id] = attempts.get(run_id, 0) + 1
-            began[run_id] = now, attempts[run_id]
-            usage.begin(run_id, now, placement.slots)
-            fails = chance.expovariate(1 / (worker_hours * _HOUR))
-            what, after = ("end", left[run_id]) if left[run_id] <= fails else ("lost", fails)
-            at(now + after, what, run_id, attempts[run_id])
-        if not scheduler.running and not scheduler.waiting:
-            break
-        now, _, what, whom, attempt = heapq.heappop(events)
-        ended: list[tuple[str, bool]] = []
-        if what in ("end", "lost"):
-            if began.get(whom, (0.0, -1))[1] == attempt:
-                ended.append((whom, what == "end"))
-        elif what == "down":
-            node = live.pop(whom)
-            hit = [
-                run_id
-                for run_id, placement in scheduler.running.items()
-                if any(part.node_id == whom for part in placement.parts)
-            ]
-            ended += [(run_id, False) for run_id in hit]
-            at(now + down_hours * _HOUR, "up", whom)
-        else:
-            # A node that comes back is another one to Ray.
-            node = next(each for each in machines if each.id == whom)
-            live[whom] = node
-            at(now + chance.expovariate(1 / (node_hours * _HOUR)), "down", whom)
-        begun = time.process_time()
-        if what in ("down", "up"):
-            scheduler.update(live.values())
-        for run_id, finished in ended:
-            scheduler.release(run_id)
-            usage.end(run_id, now)
-            done = now - began.pop(run_id)[0]
+            self.attempts[run_id] += 1
+            self.began[run_id] = self.now
+            self.usage.begin(run_id, self.now, placement.slots)
+            fails, left = self.chance.expovariate(1 / self.worker_s), self.left[run_id]
+            what = "end" if left <= fails else "lost"
+            self.at(self.now + min(left, fails), what, run_id, self.attempts[run_id])
+
+    def ends(self, run_id: str, *, finished: bool) -> None:
+        """A run is done, or goes on later from its last checkpoint."""
+        self.usage.end(run_id, self.now)
+        done = self.now - self.began.pop(run_id)
+        with self.counted():
+            self.scheduler.release(run_id)
             if not finished:
-                lost += 1
-                left[run_id] -= done // _CHECKPOINT_S * _CHECKPOINT_S
-                scheduler.requeue(run_id)
-        cpu += time.process_time() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return Simulated(runs=runs, gpus=gpus, lost=lost, usage=usage, cpu_s=cpu, peak_mb=peak)
+                self.scheduler.requeue(run_id)
+        if not finished:
+            self.lost += 1
+            self.left[run_id] -= done // _CHECKPOINT_S * _CHECKPOINT_S
+
+    def node_changes(self, what: str, node_id: str) -> None:
+        """A node goes with all it runs, or comes back."""
+        if what == "down":
+            self.down.add(node_id)
+            self.at(self.now + self.down_s, "up", node_id)
+        else:
+            self.down.remove(node_id)
+            self.at(self.now + self.chance.expovariate(1 / self.node_s), "down", node_id)
+        with self.counted():
+            self.scheduler.update(node for node in self.nodes.values() if node.id not in self.down)
+        for run_id, placement in list(self.scheduler.running.items()):
+            if any(part.node_id in self.down for part in placement.parts):
+                self.ends(run_id, finished=False)
 
 
 def driver_overhead(runs: int = 200) -> tuple[float, float]:
