@@ -20,6 +20,7 @@ import psutil
 import ray
 
 from ecocseg.errors import ConfigError, UserError
+from pipeline.cluster.head import watch_head
 from pipeline.cluster.launcher import watch_launcher
 from pipeline.gpus import gpu_labels
 
@@ -34,7 +35,7 @@ class ClusterConfig:
     """Where runs are executed.
 
     `address`: `local` starts a cluster of this process's own and stops it at the end; `auto` joins
-    the one running on this machine; `host:port` (or `ray://host:port`) the one with that head.
+    the one running on this machine; `host:port` the one with that head.
     `num_cpus` (cores to offer, null = all) and `object_store_mb` (shared memory, MB) hold for
     `local` only. Runs exchange files, not objects: the smallest store that Ray allows is enough.
     """
@@ -47,6 +48,12 @@ class ClusterConfig:
         if self.address not in ("local", "auto") and ":" not in self.address:
             raise ConfigError(
                 f"cluster.address: got {self.address!r}, allowed local, auto or host:port"
+            )
+        if self.address.startswith("ray://"):
+            raise ConfigError(
+                f"cluster.address: got {self.address!r}, allowed local, auto or host:port; run this "
+                "command on a machine of the cluster and give the head's port (6379), not that of "
+                "Ray's client"
             )
         if self.num_cpus is not None and self.num_cpus < 1:
             raise ConfigError(
@@ -66,13 +73,14 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     started this command, so that both end like Ctrl-C. Raises UserError when no cluster answers.
     """
     session = None
+    stop = threading.Event()
     if config.address == "local":
         session = _start_local(config)
     else:
         _join(config.address)
+        watch_head(ray.get_runtime_context().gcs_address, stop)
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main else None
-    stop = threading.Event()
     if in_main:
         watch_launcher(stop)
     try:
@@ -95,14 +103,22 @@ def _start_local(config: ClusterConfig) -> Path:
     _sweep(temporary)
     _require_token()
     # "local" makes Ray pass over RAY_ADDRESS and any address file that another cluster left.
-    context = _initialise(
-        address="local",
-        num_cpus=config.num_cpus,
-        labels=gpu_labels(),
-        object_store_memory=config.object_store_mb * _MEGABYTE,
-        include_dashboard=False,
-        _temp_dir=str(temporary),
-    )
+    try:
+        context = _initialise(
+            address="local",
+            num_cpus=config.num_cpus,
+            labels=gpu_labels(),
+            object_store_memory=config.object_store_mb * _MEGABYTE,
+            include_dashboard=False,
+            _temp_dir=str(temporary),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        ray.shutdown()
+        raise UserError(
+            f"cluster.address: Ray does not start on this machine ({error}); it needs about 1 GB "
+            f"of memory and room in {temporary} (RAY_TMPDIR names another folder); `ecocseg "
+            "doctor` says what there is"
+        ) from error
     return Path(context.address_info["session_dir"])
 
 
@@ -118,7 +134,7 @@ def require_listener(address: str) -> None:
     """Raise UserError when nothing listens at `address`, which Ray itself tries for minutes."""
     if address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except (OSError, ValueError) as error:
