@@ -51,8 +51,8 @@ class ClusterConfig:
             )
         if self.address.startswith("ray://"):
             raise ConfigError(
-                f"cluster.address: got {self.address!r}, allowed local, auto or host:port; run this "
-                "command on a machine of the cluster and give the head's port (6379), not that of "
+                f"cluster.address: got {self.address!r}, allowed local, auto or host:port; run "
+                "this on a machine of the cluster and give the head's port (6379), not that of "
                 "Ray's client"
             )
         if self.num_cpus is not None and self.num_cpus < 1:
