@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cluster.pool import Progress, Row
+from pipeline.cluster.progress import Progress, Row
 from pipeline.status import RunStatus, read_status, run_directory
 from pipeline.words import HEADINGS, duration, progress_cells, run_name, shorten
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,11 @@ from pipeline.cluster.attempt import (
     coordinate_group,
 )
 from pipeline.cluster.nodes import NodeWatch
+from pipeline.cluster.progress import Interrupted, Outcome, Progress, Row
 from pipeline.cluster.resources import Resources, impossible
 from pipeline.cluster.scheduler import Placement, Scheduler
 from pipeline.cluster.usage import Usage
-from pipeline.status import CHECKPOINT, mark_failed, record_file, run_directory
-
-Row = Mapping[str, Any]
+from pipeline.status import CHECKPOINT, mark_failed, read_status, record_file, run_directory
 
 _POLL_S = 0.5
 _LOOK_S = 2.0
@@ -42,40 +40,6 @@ _GRACE_S = 8.0
 _AVOID_S = 20.0
 _LOST_WORKER = (lost.WorkerCrashedError, lost.ObjectLostError)
 _LOST_NODE = (lost.NodeDiedError, lost.LocalRayletDiedError)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C (or SIGTERM) ended the grid in good order; the text says how to go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Run ids with a record (those of earlier commands too), messages of the failed ones and what
-    sort of failure each is, and the run ids of those that somebody stopped."""
-
-    finished: list[str]
-    failed: dict[str, str]
-    stopped: list[str] = field(default_factory=list)
-    kinds: dict[str, str] = field(default_factory=dict, compare=False)
-    usage: Usage = field(default_factory=Usage, compare=False)
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """The grid as the driver sees it; what a run is doing stands in its status.json.
-
-    `active` runs have been given a place on a node. `retries` counts the workers and nodes that a
-    run has lost under this driver; `notice` says what the grid waits for, if it does.
-    """
-
-    rows: Sequence[Row]
-    results_dir: Path
-    finished: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    stopped: set[str] = field(default_factory=set)
-    active: set[str] = field(default_factory=set)
-    retries: dict[str, int] = field(default_factory=dict)
-    notice: str = ""
 
 
 def run_all(
@@ -296,14 +260,10 @@ class _Grid:
     def retry(self, run_id: str, cause: str) -> None:
         """Queue a run again that lost its worker or node; not for ever if it never gets on."""
         self.progress.retries[run_id] = self.progress.retries.get(run_id, 0) + 1
-        checkpoint = run_directory(self.progress.results_dir, run_id) / CHECKPOINT
-        try:
-            reached = checkpoint.stat().st_mtime_ns
-        except OSError:
-            reached = 0
+        reached = self.reached(run_id)
         count, before = self._fruitless.get(run_id, (0, 0))
-        count = count + 1 if reached == before else 1
-        self._fruitless[run_id] = count, reached
+        count = 1 if reached > before else count + 1
+        self._fruitless[run_id] = count, max(reached, before)
         if count > self.max_retries:
             cause = cause.strip().partition("\n")[0]
             self.fail(
@@ -315,6 +275,20 @@ class _Grid:
             )
         else:
             self.scheduler.requeue(run_id)
+
+    def reached(self, run_id: str) -> int:
+        """A number that has grown when a run has got on: the time of its last checkpoint.
+
+        Of a run in an object store, whose checkpoint is not here, the step that it last told.
+        """
+        folder = run_directory(self.progress.results_dir, run_id)
+        if self.settings.get("storage") is not None:
+            status = read_status(folder)
+            return status.step if status else 0
+        try:
+            return (folder / CHECKPOINT).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def fail(self, run_id: str, message: str, kind: str, trace: str = "") -> None:
         """Record why a run failed."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import pipeline  # noqa: F401  (switches usage reporting off before Ray is imported)
 from pipeline.cluster.live import live_view
-from pipeline.cluster.pool import Interrupted, Outcome, run_all
+from pipeline.cluster.pool import run_all
+from pipeline.cluster.progress import Interrupted, Outcome
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.search import SearchResult, search
 from pipeline.cluster.session import ClusterConfig, connect

@@ -8,7 +8,8 @@ import pytest
 from cluster_helpers import all_gone, descendants, kill, wait_for
 from drive import GRID, grid
 
-from pipeline.cluster.pool import Interrupted, Outcome, Progress, run_all
+from pipeline.cluster.pool import run_all
+from pipeline.cluster.progress import Interrupted, Outcome, Progress
 from pipeline.cluster.resources import Resources
 from pipeline.locks import RunLock
 from pipeline.status import record_file, run_directory

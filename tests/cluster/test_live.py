@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.cluster import live
 from pipeline.cluster.live import duration, live_view, shorten
-from pipeline.cluster.pool import Progress
+from pipeline.cluster.progress import Progress
 from pipeline.status import RunStatus, run_directory, write_status
 
 ROWS = [

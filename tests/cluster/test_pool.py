@@ -8,7 +8,8 @@ import psutil
 import pytest
 from cluster_helpers import all_gone
 
-from pipeline.cluster.pool import Outcome, Progress, run_all
+from pipeline.cluster.pool import run_all
+from pipeline.cluster.progress import Outcome, Progress
 from pipeline.cluster.resources import Resources
 from pipeline.status import read_status, record_file, run_directory
 
