@@ -1,117 +1,25 @@
 """What the grid is doing, read from its files alone: no Ray, no MLflow, no torch.
 
 A status is a courtesy that a killed process leaves behind; whether a run moves is told by its lock,
-which falls with its holder.
+which falls with its holder. Of a run on a machine that shares no folder with this one
+(`cluster.storage`) there is no lock here: its status is believed as long as the grid runs.
 """
 
 import difflib
 import json
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ecocseg.errors import DataError, UserError
-from pipeline.locks import Holder, is_held, read_holder
+from pipeline.locks import is_held, read_holder
+from pipeline.sights import Glance, RunSight, SearchSight
 from pipeline.status import FILE_NAME, RunStatus, read_status, run_directory
 from pipeline.stopping import stop_requested
 
 PLAN, GRID_LOCK, SEARCH = "plan.jsonl", "grid.lock", "search"
-STATES = ("running", "stopping", "interrupted", "failed", "stopped", "queued", "copy", "finished")
-"""As shown: `stopping` is asked to; `interrupted` was running and has no process now; a `copy`
-waits for the record of another run of equal content."""
 _SHOWN_NAMES = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSight:
-    """One run as its files show it; `cause` says why it failed, was stopped or who runs it."""
-
-    run_id: str
-    experiment: str
-    cell: str
-    seed: int
-    cost: float
-    state: str
-    status: RunStatus | None = None
-    cause: str = ""
-    planned: bool = True
-
-    @property
-    def done(self) -> float:
-        """The share of its steps that is behind it, 0 to 1."""
-        if self.state in ("finished", "copy"):
-            return float(self.state == "finished")
-        steps = self.status.steps if self.status else 0
-        return min(1.0, self.status.step / steps) if self.status and steps else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSight:
-    """The search: trials that began, ended and are under way, and who drives it."""
-
-    begun: int
-    ended: int
-    running: int
-    driver: Holder | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Glance:
-    """The grid at one moment; `driver` is None when no grid runs."""
-
-    runs: list[RunSight]
-    driver: Holder | None
-    smoke: int = 0
-    """Cells of unfinished runs that were smoke-run."""
-    search: SearchSight | None = None
-    at: float = field(default_factory=time.time)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Planned runs by state."""
-        found = dict.fromkeys(STATES, 0)
-        for run in self.runs:
-            found[run.state] += run.planned
-        return found
-
-    @property
-    def progress(self) -> float:
-        """Share of the planned work that is done, 0 to 1: steps weighed with the runs' cost."""
-        runs = [run for run in self.runs if run.planned and run.state != "copy"]
-        whole = sum(run.cost or 1.0 for run in runs)
-        return sum(run.done * (run.cost or 1.0) for run in runs) / whole if whole else 0.0
-
-    @property
-    def seconds_to_go(self) -> float | None:
-        """A rough guess by the speed of the running ones; None while none tells its speed."""
-        moving = [run for run in self.runs if run.state == "running" and run.status]
-        paces = []
-        for run in moving:
-            status = run.status
-            if status and status.steps_per_second and status.steps:
-                paces.append(status.steps / status.steps_per_second / (run.cost or 1.0))
-        if not paces:
-            return None
-        pace = median(paces)
-        left = []
-        for run in self.runs:
-            if run.state in ("running", "interrupted", "queued") and (run.planned or run in moving):
-                told = run.status.eta_s if run.state == "running" and run.status else None
-                left.append(pace * (run.cost or 1.0) * (1 - run.done) if told is None else told)
-        return max(sum(left) / len(moving), max(left))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for scripts."""
-        values = asdict(self)
-        for run in values["runs"]:
-            status = run.pop("status") or {}
-            run |= {k: v for k, v in status.items() if k not in ("state", "message")}
-        search = values.pop("search")
-        counts = {"counts": self.counts, "progress": self.progress}
-        return counts | {"seconds_to_go": self.seconds_to_go} | values | {"search": search}
 
 
 def look(results: Path) -> Glance:
@@ -127,20 +35,22 @@ def look(results: Path) -> Glance:
             f"{results / PLAN}: there is no plan yet, and no run; type `dvc repro plan`, or "
             "`ecocseg train` for a single run"
         )
-    lock = results / GRID_LOCK
-    held = is_held(lock)
-    since = lock.stat().st_mtime if held else None
-    reader = _Reader(results, _names(results / "records"), folders, since)
+    reader = _Reader(results, folders)
     runs = [reader.planned(row) for row in rows.values()]
     for run_id in sorted(folders - rows.keys()):
         if is_held(run_directory(results, run_id) / "lock"):
             runs.append(reader.unplanned(run_id))
     return Glance(
         runs=reader.with_copies(runs),
-        driver=read_holder(lock) if held else None,
+        driver=reader.driver,
         smoke=sum(f"{run.run_id}.json" in reader.smoked for run in runs),
         search=_search(results / SEARCH),
     )
+
+
+def look_at(results: Path, run_id: str) -> RunSight:
+    """One run, planned or not."""
+    return _Reader(Path(results), {run_id}).one(run_id)
 
 
 def find_run(results: Path, name: str) -> str:
@@ -180,13 +90,17 @@ def find_run(results: Path, name: str) -> str:
 class _Reader:
     """Finds each run's state from its files, touching those of finished runs as little as it can.
 
-    `since`: when the present grid began, by the clock of the disk; None when none runs.
+    `folders` are the names of the runs that have one.
     """
 
-    def __init__(
-        self, results: Path, records: set[str], folders: set[str], since: float | None
-    ) -> None:
-        self.results, self.records, self.folders, self.since = results, records, folders, since
+    def __init__(self, results: Path, folders: set[str]) -> None:
+        self.results, self.folders = results, folders
+        self.records = _names(results / "records")
+        lock = results / GRID_LOCK
+        held = is_held(lock)
+        self.driver = read_holder(lock) if held else None
+        # When the present grid began, by the clock of the disk; None when none runs.
+        self.since = lock.stat().st_mtime if held else None
         self.smoked = _names(results / "smoke" / "records")
         self.smoke_folders = _names(results / "smoke" / "runs")
 
@@ -218,6 +132,12 @@ class _Reader:
             **self._begun(run_id),
         )
 
+    def one(self, run_id: str) -> RunSight:
+        if f"{run_id}.json" in self.records:
+            folder = run_directory(self.results, run_id)
+            return replace(self.unplanned(run_id), state="finished", status=read_status(folder))
+        return self.unplanned(run_id)
+
     def with_copies(self, runs: list[RunSight]) -> list[RunSight]:
         """Mark the waiting runs whose content, the last part of a run id, another one computes."""
         computing: dict[str, str] = {}
@@ -247,10 +167,13 @@ class _Reader:
         if status is None:
             return {"state": "stopped" if asked else "queued"}
         cause = status.message
+        if status.state == "running" and self._elsewhere(folder, status):
+            state = "stopping" if asked else "running"
+            return {"state": state, "status": status, "cause": f"on {status.host}"}
+        if status.state == "running":
+            return {"state": "stopped" if asked else "interrupted", "status": status}
         if asked:
             return {"state": "stopped", "status": status, "cause": cause or "asked to stop"}
-        if status.state == "running":
-            return {"state": "interrupted", "status": status}
         if status.state in ("failed", "stopped") and not self._before(folder / FILE_NAME):
             return {"state": status.state, "status": status, "cause": cause}
         return {"state": "queued", "status": status}
@@ -263,6 +186,13 @@ class _Reader:
             if status and status.state == "failed" and not self._before(folder / FILE_NAME):
                 return {"state": "failed", "cause": f"smoke run: {status.message}"}
         return {"state": "queued"}
+
+    def _elsewhere(self, folder: Path, status: RunStatus) -> bool:
+        """Whether the present grid mirrors the status of a machine whose locks are not seen."""
+        if self.since is None or self._before(folder / FILE_NAME):
+            return False
+        holder = read_holder(folder / "lock")
+        return holder is None or holder.host != status.host
 
     def _before(self, file: Path) -> bool:
         """Whether the file is older than the present grid, which has yet to come to this run."""

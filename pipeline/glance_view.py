@@ -12,7 +12,8 @@ from rich.text import Text
 
 from ecocseg.config import unknown
 from ecocseg.errors import ConfigError
-from pipeline.glance import STATES, Glance, RunSight, look
+from pipeline.glance import look
+from pipeline.sights import STATES, Glance, RunSight
 from pipeline.words import HEADINGS, duration, progress_cells, shorten
 
 STYLES = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.events import EVENTS_NAME, Event, read_from
-from pipeline.glance import find_run
-from pipeline.locks import is_held, read_holder
+from pipeline.glance import GRID_LOCK, find_run, look_at
+from pipeline.locks import is_held
 from pipeline.runlog import FILE_NAME, line_time
 from pipeline.status import RunStatus, read_status, record_file, run_directory
 from pipeline.words import duration
@@ -49,24 +49,24 @@ def show(
 
 def describe(results: Path, run_id: str) -> list[str]:
     """A run in a few lines: its id, its state with what there is to say of it, its folder."""
-    folder = run_directory(results, run_id)
-    status, lock = read_status(folder), folder / "lock"
+    run = look_at(results, run_id)
     record = record_file(results, run_id)
-    held = is_held(lock)
-    if record.is_file():
+    if run.state == "finished":
         state = f"finished: record {record}"
         source = json.loads(record.read_text()).get("same_as")
         state += f", a copy of that of {source}" if source else ""
-    elif held:
-        state = f"running: {_progress(status)}; {read_holder(lock) or 'by another process'}"
-    elif status is None:
-        state = "not begun"
-    elif status.state == "running":
-        state = f"interrupted: {_progress(status)}, and its process is gone; `ecocseg grid` goes on"
+    elif run.state in ("running", "stopping"):
+        state = f"{run.state}: {_progress(run.status)}; {run.cause}"
+    elif run.status is None:
+        state = f"{run.state}: it has not begun"
+    elif run.state == "interrupted":
+        who = (
+            "the grid starts it again" if is_held(results / GRID_LOCK) else "`ecocseg grid` goes on"
+        )
+        state = f"interrupted: {_progress(run.status)}; its process is gone, {who}"
     else:
-        state = f"{status.state}: {_progress(status)}"
-        state += f"\n{status.message}" if status.message else ""
-    return [run_id, state, str(folder), ""]
+        state = f"{run.state}: {_progress(run.status)}" + (f"\n{run.cause}" if run.cause else "")
+    return [run_id, state, str(run_directory(results, run_id)), ""]
 
 
 def _progress(status: RunStatus | None) -> str:
@@ -84,15 +84,16 @@ def _progress(status: RunStatus | None) -> str:
 
 def _follow(results: Path, run_id: str, reader: "_Reader") -> Iterator["_Line"]:
     """New lines until the run has ended; one that has not begun is waited for."""
-    folder = run_directory(results, run_id)
     quiet = 0.0
-    while not record_file(results, run_id).is_file() and quiet < _QUIET_S:
+    while quiet < _QUIET_S:
         time.sleep(_POLL_S)
         yield from reader.new()
-        status = read_status(folder)
-        moves = status is None or is_held(folder / "lock")
-        # Between two attempts nobody has the lock for a moment.
-        quiet = 0.0 if moves else quiet + _POLL_S
+        state = look_at(results, run_id).state
+        if state in ("finished", "failed", "stopped"):
+            break
+        # A grid starts an interrupted run again; without one it stays so.
+        lost = state == "interrupted" and not is_held(results / GRID_LOCK)
+        quiet = quiet + _POLL_S if lost else 0.0
     yield from reader.new()
 
 

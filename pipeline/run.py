@@ -189,6 +189,8 @@ class _Execution:
                 self.best_score = self._score(self.results["best"]["student"]["confusion"])
         if messages:
             log.warning("%s: the run goes on from step %d", "; ".join(messages), self.trainer.step)
+        elif self.trainer.step:
+            log.info("the run goes on from step %d", self.trainer.step)
         self._write_status(step=self.trainer.step, force=True)
 
     def _stages_are_there(self) -> bool:

@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 
 from ecocseg.errors import UserError
-from pipeline.glance import GRID_LOCK, Glance, RunSight, find_run, look
+from pipeline.glance import GRID_LOCK, find_run, look, look_at
 from pipeline.locks import Holder, is_held, read_holder
-from pipeline.status import read_status, record_file, run_directory
+from pipeline.sights import Glance, RunSight
+from pipeline.status import record_file, run_directory
 from pipeline.stopping import request_stop
 
 _WAIT_S = 60.0
@@ -68,7 +69,7 @@ def _stop(results: Path, glance: Glance, runs: Sequence[RunSight], wait_s: float
         elif run.state in ("running", "stopping"):
             request_stop(folder)
             waited.append(run)
-        elif glance.driver is not None:
+        elif glance.driver is not None and run.state in ("queued", "interrupted"):
             request_stop(folder)
             print(f"{run.run_id}: is {run.state}, and will not start under the present grid")
         else:
@@ -111,12 +112,12 @@ def _unknown(results: Path, run_ids: Sequence[str]) -> int:
 
 def _ended(results: Path, run_id: str) -> str | None:
     """How a run that was asked to stop has ended, None while it goes on."""
-    folder = run_directory(results, run_id)
-    if is_held(folder / "lock"):
+    run = look_at(results, run_id)
+    if run.state in ("running", "stopping"):
         return None
-    status = read_status(folder)
-    if record_file(results, run_id).is_file():
+    if run.state == "finished":
         return "finished before it saw the request"
+    status = run.status
     if status is None or status.state == "running":
         return "its process is gone"
     where = f" at step {status.step} of {status.steps}" if status.steps else ""

@@ -39,7 +39,7 @@ def progress_cells(state: str, status: RunStatus, bar: bool) -> list[str]:
     """Step, loss, speed, ETA and node of a run in `state`; empty where it has none yet."""
     step = f"{status.step}/{status.steps}" if status.steps else ""
     if bar and step:
-        filled = round(_BAR * status.step / status.steps)
+        filled = _BAR * status.step // status.steps
         step = f"{step} {'━' * filled}{'─' * (_BAR - filled)}"
     loss = "" if status.loss is None else f"{status.loss:.3g}"
     if state != "running":

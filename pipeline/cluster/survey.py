@@ -31,6 +31,7 @@ from ecocseg.errors import UserError
 from pipeline.cards import cards
 from pipeline.cluster.session import ClusterConfig, connect, require_listener
 from pipeline.packages import git_revision, installed_versions
+from pipeline.storage import require_store
 
 _CONNECT_S, _ANSWER_S = 15.0, 60.0
 _IMPORT_S = 20.0
@@ -42,13 +43,17 @@ _ENTRY = ("NodeID", "NodeManagerHostname", "NodeManagerAddress", "Resources", "L
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked: absolute folders, data sets by name, an MLflow server's address or None."""
+    """What is asked: absolute folders, data sets by name, an MLflow server's address or None.
+
+    `storage`: the URI of a store, by which nodes do without a shared results folder, or None.
+    """
 
     address: str
     results: str
     data_root: str
     datasets: Sequence[str] = ()
     tracking: str | None = None
+    storage: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +61,8 @@ class Answer:
     """One node. `entry` is as in `ray.nodes()`; with `problem` it could not say the rest.
 
     `clock_s`: its clock minus ours in seconds, right to `clock_error_s`. `results`: what is wrong
-    with the results folder there, empty when it is the one here. `datasets`: name -> fingerprint,
-    None where it is not there. `tracking`: why the server cannot be reached, empty when it can.
+    with the results folder there (or the store), empty when it is the one here. `datasets`: name ->
+    fingerprint, None where it is not there. `tracking`: why the server cannot be reached, or empty.
     """
 
     entry: dict[str, Any]
@@ -156,7 +161,10 @@ def _nodes(question: Question) -> list[Answer]:
         }
         # Outside: by an answer's own deadline all have had as long as the slowest.
         ray.wait(list(facts.values()), num_returns=len(facts), timeout=_ANSWER_S)
-        return [_answer(e, actors[e["NodeID"]], facts[e["NodeID"]], ours) for e in entries]
+        return [
+            _answer(question, entry, actors[entry["NodeID"]], facts[entry["NodeID"]], ours)
+            for entry in entries
+        ]
     finally:
         for probe in folder.glob(f"{_PROBE}{nonce}*"):
             probe.unlink(missing_ok=True)
@@ -168,7 +176,9 @@ def _pinned(node_id: str) -> Any:
     return ray.remote(_Probe).options(num_cpus=0, scheduling_strategy=strategy).remote()
 
 
-def _answer(entry: dict[str, Any], actor: Any, facts: Any, ours: Path) -> Answer:
+def _answer(
+    question: Question, entry: dict[str, Any], actor: Any, facts: Any, ours: Path
+) -> Answer:
     kept = {name: entry[name] for name in _ENTRY if name in entry}
     try:
         found = ray.get(facts, timeout=1)
@@ -179,7 +189,8 @@ def _answer(entry: dict[str, Any], actor: Any, facts: Any, ours: Path) -> Answer
         return Answer(entry=kept, problem=_last_line(str(error)))
     away, uncertain = min(clocks, key=lambda clock: clock[1])
     theirs = ours.with_name(f"{ours.name}-{entry['NodeID']}")
-    if not found["results"] and not _appears(theirs, entry["NodeID"]):
+    shared = question.storage is None
+    if shared and not found["results"] and not _appears(theirs, entry["NodeID"]):
         found["results"] = f"what it writes into {ours.parent} is not seen here"
     return Answer(entry=kept, clock_s=away, clock_error_s=uncertain, **found)
 
@@ -218,7 +229,9 @@ class _Probe:
         memory = psutil.virtual_memory().available / 1e9
         return {
             "host": platform.node(),
-            "results": _shared(Path(asked.results), nonce, node_id),
+            "results": _unusable(asked.storage)
+            if asked.storage
+            else _shared(Path(asked.results), nonce, node_id),
             "datasets": {name: _fingerprint(asked.data_root, name) for name in asked.datasets},
             "tracking": _unreachable(asked.tracking) if asked.tracking else "",
             "python": platform.python_version(),
@@ -228,6 +241,14 @@ class _Probe:
             "memory_gb": memory,
             "cards": [asdict(card) for card in cards()],
         }
+
+
+def _unusable(storage: str) -> str:
+    try:
+        require_store(storage)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _shared(folder: Path, nonce: str, node_id: str) -> str:

@@ -16,6 +16,7 @@ _CHECKS: tuple[Callable[[Params], Iterator[Finding]], ...] = (
     machine.disks,
     services.dvc,
     services.tracking,
+    services.storage,
     data.datasets,
     data.plan,
     services.token,

@@ -39,6 +39,7 @@ def nodes(params: Params) -> Iterator[Finding]:
         data_root=str(Path(params.data.root).absolute()),
         datasets=list(datasets),
         tracking=str(config.uri) if config.enabled and config.database is None else None,
+        storage=params.cluster.storage,
     )
     try:
         answers: list[Answer] = ask(question)
@@ -133,7 +134,9 @@ def _wrong(node: Node, answer: Any, ours: _Ours) -> Iterator[Finding]:
         yield fault(answer.problem, remedy)
         return
     if answer.results:
-        yield fault(answer.results, "mount the same shared folder at the same path on every node")
+        text, _, remedy = answer.results.partition("; ")
+        shared = "mount the same folder at the same path on every node, or set cluster.storage"
+        yield fault(text, remedy or shared)
     for name, digest in ours.datasets.items():
         if digest is not None and answer.datasets.get(name) != digest:
             there = "another one" if answer.datasets.get(name) else "not there"

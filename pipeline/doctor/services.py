@@ -13,6 +13,7 @@ from ecocseg.errors import UserError
 from pipeline.doctor.finding import FAULT, OK, WARNING, Finding
 from pipeline.params import Params
 from pipeline.stages.train import tracking_config
+from pipeline.storage import require_store
 from pipeline.tracking import refuse_network_disk
 
 _DVC_LOCK = Path(".dvc/tmp/rwlock")
@@ -74,6 +75,20 @@ def server(uri: str) -> Finding:
         text = f"{uri} answers with MLflow {theirs:.20}, here it is {ours}"
         return Finding(WARNING, "tracking", text, f"install mlflow=={ours} there")
     return Finding(OK, "tracking", f"{uri} answers, MLflow {theirs}")
+
+
+def storage(params: Params) -> Iterator[Finding]:
+    """The store of `cluster.storage`, if there is one: written to, and read from here."""
+    uri = params.cluster.storage
+    if uri is None:
+        return
+    try:
+        require_store(uri)
+    except UserError as error:
+        text, _, remedy = str(error).partition("; ")
+        yield Finding(FAULT, "storage", text, remedy)
+        return
+    yield Finding(OK, "storage", f"{uri} can be written and read")
 
 
 def token(params: Params) -> Iterator[Finding]:

@@ -127,6 +127,15 @@ def test_no_server_and_no_store_are_told_apart(params, monkeypatch) -> None:
     assert "mlflow server" in refused.remedy
 
 
+def test_a_store_is_written_and_read(params, tmp_path) -> None:
+    assert list(services.storage(params())) == []
+    (tmp_path / "store").mkdir()
+    assert states(services.storage(params(cluster__storage=f"file://{tmp_path}/store"))) == [OK]
+    (gone,) = services.storage(params(cluster__storage=f"file://{tmp_path}/none"))
+    assert gone.state == FAULT
+    assert gone.remedy.startswith("start the store")
+
+
 def test_the_token_is_compared_by_its_fingerprint(params, tmp_path, monkeypatch) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)

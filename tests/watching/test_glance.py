@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ecocseg.errors import ConfigError, DataError, UserError
-from pipeline.glance import STATES, find_run, look
+from pipeline.glance import find_run, look
 from pipeline.glance_view import draw, headline, show
 from pipeline.locks import RunLock
+from pipeline.sights import STATES
 from pipeline.status import run_directory
 from pipeline.stopping import request_stop
 
@@ -72,6 +73,24 @@ def test_a_status_of_an_earlier_attempt_is_not_taken_for_the_present_one(tmp_pat
     assert run.state == "running"
     assert run.status is not None
     assert (run.status.activity, run.status.step, run.status.loss) == ("starting", 3, None)
+
+
+def test_a_run_on_a_machine_without_our_folder_is_believed_under_a_grid(tmp_path: Path) -> None:
+    ids = watching.plan(tmp_path, {"a": 1.0, "b": 1.0})
+    folder = watching.status(tmp_path, ids[0], "running", host="elsewhere")
+    old = watching.status(tmp_path, ids[1], "running", host="elsewhere") / "status.json"
+    os.utime(old, (time.time() - 60, time.time() - 60))
+    assert states(tmp_path) == {"a": "interrupted", "b": "interrupted"}
+    with RunLock(tmp_path / "grid.lock"):
+        (tmp_path / "grid.lock").touch()
+        (folder / "status.json").touch()
+        assert states(tmp_path) == {"a": "running", "b": "interrupted"}
+        request_stop(folder)
+        assert states(tmp_path)["a"] == "stopping"
+        # It has run here once; its lock tells nothing of where it runs now.
+        with RunLock(folder / "lock"):
+            pass
+        assert states(tmp_path)["a"] == "stopping"
 
 
 def test_a_failed_smoke_run_is_a_failure_of_its_cell(tmp_path: Path) -> None:
