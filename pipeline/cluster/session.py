@@ -21,7 +21,6 @@ import ray
 
 from ecocseg.errors import ConfigError, UserError
 from pipeline.cluster.head import watch_head
-from pipeline.cluster.launcher import watch_launcher
 from pipeline.gpus import gpu_labels
 
 _MEGABYTE = 1 << 20
@@ -69,8 +68,8 @@ class ClusterConfig:
 def connect(config: ClusterConfig) -> Iterator[None]:
     """Connect for the length of a `with` block; leaves no process behind, Ctrl-C included.
 
-    SIGTERM inside the block arrives as KeyboardInterrupt, and so does the loss of the `dvc` that
-    started this command, so that both end like Ctrl-C. Raises UserError when no cluster answers.
+    SIGTERM inside the block arrives as KeyboardInterrupt, so that it ends like Ctrl-C. Raises
+    UserError when no cluster answers.
     """
     session = None
     stop = threading.Event()
@@ -81,8 +80,6 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         watch_head(ray.get_runtime_context().gcs_address, stop)
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if in_main else None
-    if in_main:
-        watch_launcher(stop)
     try:
         yield
     finally:

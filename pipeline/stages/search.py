@@ -4,6 +4,7 @@ from typing import Any
 
 from ecocseg.config import unknown
 from ecocseg.errors import ConfigError
+from pipeline.cluster.launcher import ended_with_launcher
 from pipeline.cluster.search import search
 from pipeline.cluster.session import ClusterConfig, connect
 from pipeline.cluster.space import parse_space
@@ -16,6 +17,7 @@ from pipeline.stages.train import RESULTS, announce, resources, run_settings
 from pipeline.trial import with_values
 
 
+@ended_with_launcher()
 def run(params: Params) -> None:
     """Search, and write results/search/trials.csv and best.yaml."""
     config, components = search_cell(params)

@@ -30,7 +30,7 @@ from pipeline.spec import RunSpec, clean_config, validate
 from pipeline.stages.train import RESULTS, run_settings, tracking_config
 from pipeline.status import read_status, record_file, run_directory
 from pipeline.stopping import clear_stop
-from pipeline.tracking import prepare_store
+from pipeline.tracking import prepare_store, wait_for_sending
 from pipeline.twins import copy_record, originals
 
 ADHOC = "adhoc"
@@ -66,6 +66,8 @@ def run(params: Params, overrides: Sequence[str]) -> None:
         raise UserError(
             f"{row['run_id']}: {type(error).__name__}: {error}\n(traceback in {trace})"
         ) from error
+    finally:
+        wait_for_sending()
     status = read_status(run_directory(Path(settings["results"]), row["run_id"]))
     print(f"{row['run_id']}: {status.step if status else '?'} steps, record {path}")
 

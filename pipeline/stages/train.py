@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import UserError
+from pipeline.cluster.launcher import ended_with_launcher
 from pipeline.cluster.live import duration, live_view
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.resources import GPU_LABEL, Resources
@@ -30,6 +31,7 @@ RESULTS = Path("results")
 _REMEDY = "watch it with `ecocseg status`, or end it with `ecocseg stop --all`, and start again"
 
 
+@ended_with_launcher()
 def run(params: Params) -> None:
     """Bring every run of results/plan.jsonl to its record.
 

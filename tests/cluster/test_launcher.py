@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from cluster_helpers import wait_for
 
@@ -40,6 +41,33 @@ def start_and_kill_dvc(folder: Path, seconds: float, environment: dict[str, str]
 def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
     start_and_kill_dvc(tmp_path, 60, os.environ | {"DVC_STAGE": "train"})
     wait_for((tmp_path / "interrupted").exists, 30)
+
+
+def test_a_stage_whose_dvc_was_killed_before_it_looked_ends_at_once(tmp_path: Path) -> None:
+    # Python and Ray take seconds to start, and dvc may be gone by then.
+    late = """
+import os, sys, time
+from pathlib import Path
+out = Path(sys.argv[1])
+(out / "pid").write_text(str(os.getpid()))
+while not (out / "go").exists():
+    time.sleep(0.1)
+"""
+    (tmp_path / "watcher.py").write_text(late + WATCHER)
+    (tmp_path / "dvc").write_text(LAUNCHER)
+    dvc = subprocess.Popen(
+        [sys.executable, "dvc", str(tmp_path), "60"],
+        cwd=tmp_path,
+        env=os.environ | {"DVC_STAGE": "train"},
+    )
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    watcher = psutil.Process(int((tmp_path / "pid").read_text()))
+    dvc.kill()
+    dvc.wait()
+    (tmp_path / "go").write_text("")
+    watcher.wait(60)
+    # SIGTERM arrives as KeyboardInterrupt before there is anything to interrupt.
+    assert not (tmp_path / "started").exists()
 
 
 def test_a_command_of_its_own_outlives_who_started_it(
