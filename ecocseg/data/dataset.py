@@ -77,6 +77,9 @@ def _read(
     try:
         with Image.open(str(path)) as picture:
             return np.array(picture.convert(mode) if picture.mode != mode else picture)
+    except FileNotFoundError as error:
+        again = remedy.removeprefix("remove the file and ")
+        raise DataError(f"{path}: the file is gone; put it back, or {again}") from error
     except (OSError, SyntaxError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
 

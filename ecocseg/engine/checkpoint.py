@@ -67,10 +67,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
                     raise ValueError(f"wrong checksum of {member}")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (*_DAMAGE, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise Unreadable(
-            f"{path}: the checkpoint cannot be read ({reason}); remove it and start the same "
-            f"command again: the run goes on from {PREVIOUS}, or begins anew"
+            f"{path}: the checkpoint cannot be read ({_reason(error)}); remove it and start the "
+            f"same command again: the run goes on from {PREVIOUS}, or begins anew"
         ) from error
     except OSError as error:
         # The file itself may be well: nothing is to be given up for a disk that does not answer.
@@ -97,11 +96,16 @@ def newest(path: Path, device: torch.device | str = "cpu") -> Found:
         except Unreadable as error:
             aside = candidate.with_name(f"{candidate.name}.unreadable")
             os.replace(candidate, aside)
-            reason = str(error.__cause__).splitlines()[:1] or [type(error.__cause__).__name__]
             messages.append(
-                f"{candidate.name} cannot be read ({reason[0][:200]}) and was set aside as "
-                f"{aside.name}"
+                f"{candidate.name} cannot be read ({_reason(error.__cause__)}) and was set aside "
+                f"as {aside.name}"
             )
         else:
             return Found(state=state, messages=messages, previous=candidate != path)
     return Found(messages=messages)
+
+
+def _reason(error: BaseException | None) -> str:
+    """The first sentence of what torch says, which adds advice of its own."""
+    text = str(error).partition("\n")[0].partition(". ")[0]
+    return text[:200] or type(error).__name__

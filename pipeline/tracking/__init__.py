@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking.config import TrackingConfig, network_file_system, refuse_network_disk
-from pipeline.tracking.run import RunTracker
+from pipeline.tracking.run import RunTracker, wait_for_sending
 from pipeline.tracking.ui import ui_address, ui_command
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "replay",
     "ui_address",
     "ui_command",
+    "wait_for_sending",
 ]
 _LAZY = {
     "Replayed": "catch_up",
@@ -45,6 +46,7 @@ for _name, _value in {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_CONFIGURE_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }.items():
     os.environ.setdefault(_name, _value)
 

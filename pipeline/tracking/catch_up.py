@@ -1,6 +1,6 @@
 """Sends, from the driver, what runs could not send themselves, and sets right their status."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline.tracking.spool import (
     spool_record,
     take_tracking_lock,
 )
-from pipeline.tracking.store import list_runs
+from pipeline.tracking.store import TrackedRun, list_runs, open_client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ def replay(
         return Replayed()
     sent = 0
     try:
-        known = {run.mlflow_run_id for run in list_runs(config)}
+        runs = list_runs(config)
         for run_dir in folders:
             try:
-                sent += _bring_up_to_date(config, run_dir, records_folder, known)
+                sent += _bring_up_to_date(config, run_dir, records_folder, runs)
             except Exception as error:
                 log_problem(run_dir, f"waits to be sent: {error}")
                 raise
@@ -59,7 +59,7 @@ def replay(
 
 
 def _bring_up_to_date(
-    config: TrackingConfig, run_dir: Path, records_folder: Path | None, known: set[str]
+    config: TrackingConfig, run_dir: Path, records_folder: Path | None, runs: Sequence[TrackedRun]
 ) -> bool:
     lock = take_tracking_lock(run_dir)
     if lock is None:
@@ -69,11 +69,25 @@ def _bring_up_to_date(
         if state is None:
             return False
         _close_dead_run(run_dir, state, records_folder)
-        if state.delivered and state.mlflow_run_id in known:
+        _remove_doubles(config, state, runs)
+        if state.delivered and state.mlflow_run_id in {run.mlflow_run_id for run in runs}:
             return False
         state.delivered = False
         Sender(config, run_dir, state).send()
         return True
+
+
+def _remove_doubles(config: TrackingConfig, state: RunState, runs: Sequence[TrackedRun]) -> None:
+    """Delete the run that a server made late, for a request that had been given up and repeated."""
+    same = [
+        run.mlflow_run_id
+        for run in runs
+        if (run.run_id, run.experiment) == (state.run_id, state.experiment) and not run.deleted
+    ]
+    if state.mlflow_run_id in same:
+        for double in same:
+            if double != state.mlflow_run_id:
+                open_client(config).delete_run(double)
 
 
 def _close_dead_run(run_dir: Path, state: RunState, records_folder: Path | None) -> None:

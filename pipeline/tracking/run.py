@@ -1,6 +1,8 @@
 """The tracker of one run, used by the training loop: no call of it raises, none waits long."""
 
 import threading
+import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +32,21 @@ if TYPE_CHECKING:
 _SEND_EVERY_S = 2.0
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 60.0
-# How long the end of a run waits for the store; what is left then goes with `replay`.
+# How long the end of a run waits for the store, and as a share of the time that it took; what is
+# left then goes on being sent while the process lives, and at last with `replay`.
 _WAIT_LOCAL_S, _WAIT_SERVER_S, _WAIT_FAILING_S = 10.0, 2.0, 1.0
+_WAIT_SHARE = 0.01
+_SENDING: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+
+
+def wait_for_sending(wait_s: float = _WAIT_LOCAL_S) -> None:
+    """Give the runs that ended in this process up to `wait_s` seconds to send what is left.
+
+    For a process that ends now; one that trains the next run has them sent beside that.
+    """
+    deadline = time.monotonic() + wait_s
+    for thread in list(_SENDING):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class RunTracker:
@@ -60,6 +75,7 @@ class RunTracker:
         self.run_dir = Path(run_dir)
         self.events = EventLog(events_path(self.run_dir))
         self._config = config
+        self._begun = time.monotonic()
         self._wake = threading.Condition()
         self._pending = True
         self._closing = False
@@ -76,6 +92,7 @@ class RunTracker:
                 self._sampler = SystemSampler(self.events, config.system_every_s)
             self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
             self._thread.start()
+            _SENDING.add(self._thread)
         except Exception as error:
             log_problem(self.run_dir, f"tracking could not start: {error}")
 
@@ -101,7 +118,8 @@ class RunTracker:
         """Close the run with `status`; True when the store has everything.
 
         Waits for that at most `wait_s` seconds; by default 10 for SQLite, 2 for a server, 1 for a
-        store that has been failing. A second call changes nothing and does not wait.
+        store that has been failing, and never more than 1 % of the time since the run began. A
+        second call changes nothing and does not wait.
         """
         if self._state is None or self._thread is None:
             self.events.close()
@@ -114,6 +132,7 @@ class RunTracker:
             if wait_s is None:
                 wait_s = _WAIT_LOCAL_S if self._config.database else _WAIT_SERVER_S
                 wait_s = _WAIT_FAILING_S if self._failures else wait_s
+                wait_s = min(wait_s, _WAIT_SHARE * (time.monotonic() - self._begun))
             self._thread.join(wait_s)
         return self._state.delivered
 

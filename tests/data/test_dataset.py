@@ -44,7 +44,7 @@ def test_a_damaged_or_missing_file_is_named(manifests, tmp_path):
     cut.write_bytes(row.image.read_bytes()[:400])
     with pytest.raises(DataError, match=r"cut\.png: cannot be read.*preprocess"):
         read_image(replace(row, image=cut))
-    with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.png: the file is gone; put it back, or run the "):
         read_label(replace(row, label=tmp_path / "gone.png"))
 
 

@@ -15,7 +15,14 @@ from tracking_support import curve, make_record, only_run, track_small_run, wait
 
 from pipeline.events import read
 from pipeline.records import write_record
-from pipeline.tracking import RunTracker, TrackingConfig, list_runs, prepare_store, replay
+from pipeline.tracking import (
+    RunTracker,
+    TrackingConfig,
+    list_runs,
+    prepare_store,
+    replay,
+    wait_for_sending,
+)
 
 PROCESS = Path(__file__).with_name("logging_process.py")
 
@@ -189,6 +196,8 @@ def test_an_exception_decides_the_status(tmp_path: Path, local: TrackingConfig, 
 
     with pytest.raises(error):
         train()
+    # The run itself waits for no more than a share of its time.
+    wait_for_sending(60)
     assert only_run(local, "abc").info.status == status
 
 
@@ -235,6 +244,16 @@ def test_a_new_store_is_filled_from_the_runs_and_a_double_is_removed(tmp_path: P
     assert curve(new, "abc", "train/loss") == [(s, 1 / s) for s in range(1, 6)]
     place = new.artifact_root / "any" / run.info.run_id / "artifacts"
     assert json.loads((place / "notes" / "note.json").read_text()) == {"hello": "world"}
+
+
+def test_a_run_that_a_server_made_late_is_removed_by_the_next_replay(tmp_path: Path, local):
+    prepare_store(local, ["any"])
+    track_small_run(local, tmp_path / "runs" / "abc", "abc", "any")
+    ours = only_run(local, "abc").info
+    # The request for it was given up while the server hung, and another one was made.
+    MlflowClient(local.store_uri).create_run(ours.experiment_id, 1, {"ecocseg.run_id": "abc"})
+    assert replay(local, tmp_path / "runs").waiting == 0
+    assert only_run(local, "abc").info.run_id == ours.run_id
 
 
 def test_replay_leaves_living_runs_and_believes_records(tmp_path: Path, local: TrackingConfig):
