@@ -20,3 +20,7 @@ class ConfigError(UserError, ValueError):
     """A configuration field that is unknown or out of range."""
 
     kind = "bad configuration"
+
+
+class LostProcess(Exception):
+    """Another process of a run does not answer: nobody's fault but a machine's."""

@@ -10,6 +10,7 @@ from ecocseg.data.benchmark import build_streams, source_rows
 from ecocseg.data.manifest import Manifest, load_manifest, processed_dir
 from ecocseg.encodings import build_encoding
 from ecocseg.encodings.base import Encoding
+from ecocseg.engine.distributed import current_group
 from ecocseg.engine.evaluate import evaluate
 from ecocseg.engine.fit import Trainer
 from ecocseg.engine.seed import seeded
@@ -52,7 +53,10 @@ class Prepared:
             )
 
     def trainer(self, folder: Path, steps: int | None = None) -> Trainer:
-        """The trainer over the schedule, or over `steps` steps; stages use the `folder`."""
+        """The trainer over the schedule, or over `steps` steps; stages use the `folder`.
+
+        It is one of torch's process group, if there is one.
+        """
         schedule = self.components.schedule
         if steps is not None:
             steps = max(steps, self.method.least_steps)
@@ -67,6 +71,7 @@ class Prepared:
             device=self.device,
             seed=self.spec.seed,
             folder=folder,
+            group=current_group(),
         )
 
     def events(self, trainer: Trainer, images: int | None = None) -> Any:
@@ -92,6 +97,7 @@ class Prepared:
                 self.components.benchmark.evaluation,
                 self.device,
                 trainer.autocast,
+                trainer.group,
             ),
         )
 

@@ -7,7 +7,6 @@ or on another machine that sees the same storage: it goes on from the last check
 import json
 import logging
 import platform
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,13 +18,14 @@ from numpy.typing import ArrayLike
 
 from ecocseg.diagnostics import diagnose, evenly_spaced
 from ecocseg.engine import checkpoint
+from ecocseg.engine.distributed import current_group
 from ecocseg.engine.evaluate import overall_score
 from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, StepEvent
 from ecocseg.files import atomic_write, require_space
 from pipeline.deviations import deviations
 from pipeline.diverged import FILE_NAME as DIVERGED
 from pipeline.diverged import batch_kept
-from pipeline.environment import describe, peak_memory_mb, pick_device, used_memory
+from pipeline.environment import describe, peak_memory_mb, used_memory
 from pipeline.exhausted import full_disk_explained, out_of_memory_explained
 from pipeline.locks import RunLock
 from pipeline.mirror import store_mark
@@ -44,6 +44,7 @@ from pipeline.status import (
 )
 from pipeline.stopping import StopWatch
 from pipeline.stored import NotStored, StoredRun, stored_run
+from pipeline.together import begin, call_off, device_of, follow, scratch
 from pipeline.tracking import RunTracker, TrackingConfig
 
 log = logging.getLogger(__name__)
@@ -62,14 +63,16 @@ def execute_smoke(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
 
     The mark holds what memory they took. Raises UserError when the GPU has too little.
     """
-    spec = RunSpec.from_dict(row["spec"])
-    device = pick_device(settings["device"])
+    spec, group = RunSpec.from_dict(row["spec"]), current_group()
+    device = device_of(settings, group)
     results = Path(settings["results"])
     with full_disk_explained(results), out_of_memory_explained(spec, device):
         run = Prepared(spec, Path(settings["data_root"]), device)
-        with tempfile.TemporaryDirectory() as folder:
-            for _ in run.events(run.trainer(Path(folder), _SMOKE_STEPS), _SMOKE_IMAGES):
+        with scratch(results, group) as folder:
+            for _ in run.events(run.trainer(folder, _SMOKE_STEPS), _SMOKE_IMAGES):
                 pass
+        if not group.first:
+            return
         mark = record_file(results / "smoke", row["run_id"])
         atomic_write(mark, json.dumps(used_memory(device)) + "\n")
     store_mark(settings.get("storage"), row["run_id"], mark)
@@ -82,11 +85,14 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     TrackingConfig), git (revision of the code), storage (null, or the URI of a store where the run
     is kept as well). Raises UserError for what the user can mend; the status then says why the run
     failed, as it does after any other exception. A run that diverges leaves the batch in
-    diverged.pt. Raises Stopped when somebody asked the run to stop, before it
-    started or since.
+    diverged.pt. Raises Stopped when somebody asked the run to stop, before it started or since. In
+    torch's process group the first process does all this; the others train with it.
     """
-    results = Path(settings["results"])
+    results, group = Path(settings["results"]), current_group()
     records, run_dir = results / "records", run_directory(results, row["run_id"])
+    if not group.first:
+        follow(row, settings, run_dir / STAGES, group)
+        return
     with full_disk_explained(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         with (
@@ -94,11 +100,11 @@ def execute_run(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
             stored_run(settings.get("storage"), run_dir, records, row["run_id"]) as stored,
         ):
             if is_finished(records, row["run_id"]):
+                call_off(group)
                 return
             with end_told(run_dir):
                 StopWatch(run_dir).check()
-                device = pick_device(settings["device"])
-                spec = RunSpec.from_dict(row["spec"])
+                device, spec = device_of(settings, group), RunSpec.from_dict(row["spec"])
                 explained = out_of_memory_explained(spec, device)
                 with run_log(run_dir), full_disk_explained(run_dir), explained, batch_kept(run_dir):
                     _Execution(row, settings, run_dir, records, device, stored).go()
@@ -191,6 +197,7 @@ class _Execution:
             log.warning("%s: the run goes on from step %d", "; ".join(messages), self.trainer.step)
         elif self.trainer.step:
             log.info("the run goes on from step %d", self.trainer.step)
+        begin(self.trainer.group, None if state is None else state["trainer"])
         self._write_status(step=self.trainer.step, force=True)
 
     def _stages_are_there(self) -> bool:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ecocseg.errors import UserError
+from ecocseg.errors import LostProcess, UserError
 from pipeline.status import mark_failed, mark_stopped, read_status
 from pipeline.stopping import Stopped
 
@@ -66,9 +66,14 @@ def run_log(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def end_told(run_dir: Path) -> Iterator[None]:
-    """For the length of a `with` block: an exception becomes the run's status, with its cause."""
+    """For the length of a `with` block: an exception becomes the run's status, with its cause.
+
+    Not the loss of another process of the run, which is tried again.
+    """
     try:
         yield
+    except LostProcess:
+        raise
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         mark = mark_stopped if isinstance(error, Stopped) else mark_failed

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ecocseg.codes.pixels import full_precision
 from ecocseg.data.transforms import uniform
+from ecocseg.engine.distributed import per_image
 
 LUMA = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in torchvision's greyscale."""
@@ -25,13 +26,18 @@ def strong_view(
     """
     shape = images.shape
     images = images.reshape(-1, 3, *shape[2:])
-    count = len(images)
-    drawn = torch.rand(3, count, generator=generator)
+    frames = shape[1] // 3
+    drawn = per_image(
+        lambda n: torch.rand(3, n, generator=generator), shape[0], generator, dim=1, each=frames
+    )
     jittered, blurred = drawn[0] < 0.8, drawn[2] < 0.5
-    images = colour_jitter(images, (0.5, 0.5, 0.5, 0.25), generator, jittered)
+    images = colour_jitter(images, (0.5, 0.5, 0.5, 0.25), generator, jittered, frames)
     grey = (drawn[1] < greyscale_probability).to(images.device)[:, None, None, None]
     images = torch.where(grey, _greyscale(images), images)
-    sigmas = torch.rand(count, generator=generator).mul(1.9).add(0.1)
+    sigmas = per_image(
+        lambda n: torch.rand(n, generator=generator), shape[0], generator, each=frames
+    )
+    sigmas = sigmas.mul(1.9).add(0.1)
     rows = torch.nonzero(blurred)[:, 0]
     if len(rows):
         soft = blur_each(images[rows.to(images.device)], sigmas[rows].tolist())
@@ -44,16 +50,26 @@ def colour_jitter(
     strengths: tuple[float, float, float, float],
     generator: torch.Generator,
     chosen: Tensor | None = None,
+    frames: int = 1,
 ) -> Tensor:
     """torchvision's ColorJitter of images [B,3,H,W], drawn per image and computed in batches.
 
     `strengths` of brightness, contrast, saturation (factors between 1 - s and 1 + s) and hue (a
     turn between -s and s of the circle), in an order of each image's own. `chosen` [B], on the CPU:
-    the images that change, all of them by default.
+    the images that change, all of them by default. `frames`: how many, one after the other, make
+    one image of the training batch.
     """
-    count = len(images)
-    orders = torch.stack([torch.randperm(4, generator=generator) for _ in range(count)])
-    amounts = torch.rand(count, 4, generator=generator).mul(2).sub(1) * torch.tensor(strengths)
+    pictures = len(images) // frames
+    orders = per_image(
+        lambda n: torch.stack([torch.randperm(4, generator=generator) for _ in range(n)]),
+        pictures,
+        generator,
+        each=frames,
+    )
+    amounts = per_image(
+        lambda n: torch.rand(n, 4, generator=generator), pictures, generator, each=frames
+    )
+    amounts = amounts.mul(2).sub(1) * torch.tensor(strengths)
     if chosen is not None:
         orders[~chosen] = _NOTHING
     for place in range(4):
@@ -102,7 +118,14 @@ def domain_view(
     if jitter:
         images = _domain_jitter(images, strength, generator)
     if blur:
-        images = blur_each(images, [uniform(0.15, 1.15, generator) for _ in images])
+        sigmas = per_image(
+            lambda n: torch.tensor(
+                [uniform(0.15, 1.15, generator) for _ in range(n)], dtype=torch.float64
+            ),
+            len(images),
+            generator,
+        )
+        images = blur_each(images, sigmas.tolist())
     return images
 
 
@@ -113,7 +136,10 @@ def _domain_jitter(images: Tensor, strength: float, generator: torch.Generator) 
     themselves, saturation is HSV's. Amounts per image.
     """
     order = torch.randperm(4, generator=generator).tolist()
-    drawn = torch.rand(4, len(images), generator=generator).mul(2).sub(1).mul(strength)
+    drawn = per_image(
+        lambda n: torch.rand(4, n, generator=generator), len(images), generator, dim=1
+    )
+    drawn = drawn.mul(2).sub(1).mul(strength)
     brightness, contrast, saturation, hue = drawn.to(images)[:, :, None, None, None]
     operations = (
         lambda x: (x + brightness).clamp(0, 1),
@@ -134,9 +160,15 @@ def photometric_distortion(images: Tensor, generator: torch.Generator) -> Tensor
     kept as they are where mmsegmentation rounds them to 8 bits after each change.
     """
     count = len(images)
-    chosen = torch.rand(4, count, generator=generator) < 0.5
-    drawn = torch.where(chosen, torch.rand(4, count, generator=generator) * 2 - 1, 0)
-    early = (torch.rand(count, generator=generator) < 0.5)[:, None, None, None].to(images.device)
+
+    def rand(rows: int) -> Tensor:
+        return per_image(
+            lambda n: torch.rand(rows, n, generator=generator), count, generator, dim=1
+        )
+
+    chosen = rand(4) < 0.5
+    drawn = torch.where(chosen, rand(4) * 2 - 1, 0)
+    early = (rand(1)[0] < 0.5)[:, None, None, None].to(images.device)
     brightness, contrast, saturation, hue = drawn.to(images)[:, :, None, None, None]
     images = (images + 32 / 255 * brightness).clamp(0, 1)
     images = torch.where(early, (images * (1 + 0.5 * contrast)).clamp(0, 1), images)

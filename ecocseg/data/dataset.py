@@ -127,11 +127,13 @@ class StepBatches(Dataset[dict[str, Sample]]):
     """Item t is the batch of step t: a mapping from stream name to a batched `Sample`.
 
     Order and augmentation depend on (seed, stream, step) only, so a loader that starts at step t
-    gives what one that started at 0 gives from there on.
+    gives what one that started at 0 gives from there on. Process `rank` of `size` reads every
+    `size`-th image of a batch, from number `rank` on.
     """
 
-    def __init__(self, streams: Sequence[Stream], seed: int) -> None:
+    def __init__(self, streams: Sequence[Stream], seed: int, rank: int = 0, size: int = 1) -> None:
         self.streams, self.seed = list(streams), seed
+        self.rank, self.size = rank, size
         self._passes: dict[str, EpochSampler] = {}
         self._rare: dict[str, RareClassSampler] = {}
         for stream in streams:
@@ -147,7 +149,7 @@ class StepBatches(Dataset[dict[str, Sample]]):
         return {stream.name: self._batch(stream, step) for stream in self.streams}
 
     def keys(self, step: int) -> dict[str, list[str]]:
-        """Keys of the images of a step, by stream, in the order of the batch."""
+        """Keys of the images of a step, of all processes, by stream, in the order of the batch."""
         return {
             stream.name: [stream.rows[index].key for index, _ in self._drawn(stream, step)]
             for stream in self.streams
@@ -155,7 +157,8 @@ class StepBatches(Dataset[dict[str, Sample]]):
 
     def _batch(self, stream: Stream, step: int) -> Sample:
         samples = []
-        for place, (index, quota) in enumerate(self._drawn(stream, step)):
+        drawn = list(enumerate(self._drawn(stream, step)))
+        for place, (index, quota) in drawn[self.rank :: self.size]:
             row = stream.rows[index]
             image = read_stored(row)
             if stream.labelled:
@@ -192,11 +195,21 @@ class StepBatches(Dataset[dict[str, Sample]]):
 
 
 def batches(
-    streams: Sequence[Stream], seed: int, start: int, stop: int, workers: int = 0
+    streams: Sequence[Stream],
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int = 0,
+    *,
+    rank: int = 0,
+    size: int = 1,
 ) -> Iterator[Mapping[str, Sample]]:
-    """Batches of steps `start` to `stop` - 1, read ahead by `workers` processes (0: in place)."""
+    """Batches of steps `start` to `stop` - 1, read ahead by `workers` processes (0: in place).
+
+    Of several processes that train together, what process `rank` of `size` reads.
+    """
     loader = DataLoader(
-        StepBatches(streams, seed),
+        StepBatches(streams, seed, rank, size),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ecocseg.data.transforms import uniform
+from ecocseg.engine.distributed import group_of, per_image
 
 
 def class_mask(labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -14,11 +15,16 @@ def class_mask(labels: Tensor, generator: torch.Generator) -> Tensor:
     `labels` [B,H,W]; of n distinct values ceil(n / 2) are drawn per image. As in DACS the ignore
     value counts as one of them.
     """
+    group = group_of(generator)
+    present = [torch.unique(label) for label in labels]
+    counts = [len(values) for values in present]
+    if group.size > 1:
+        # How much an image draws depends on what it holds, and all draw from one generator.
+        counts = group.gather(torch.tensor(counts, device=labels.device)).tolist()
+    orders = [torch.randperm(count, generator=generator) for count in counts]
     masks = []
-    for label in labels:
-        present = torch.unique(label)
-        order = torch.randperm(len(present), generator=generator).to(present.device)
-        chosen = present[order[: math.ceil(len(present) / 2)]]
+    for label, values, order in zip(labels, present, group.part(orders), strict=True):
+        chosen = values[order[: math.ceil(len(values) / 2)].to(values.device)]
         masks.append(torch.isin(label, chosen))
     return torch.stack(masks)
 
@@ -32,21 +38,32 @@ def cutmix_mask(
     UniMatch. The area is drawn once; shapes and places that do not fit are drawn again. UniMatch's
     images are square; here the ratio is relative to the image's, so that each area fits any image.
     """
+    boxes = per_image(
+        lambda n: torch.tensor([_box(height, width, generator, probability) for _ in range(n)]),
+        batch,
+        generator,
+    )
     masks = torch.zeros(batch, height, width, dtype=torch.bool)
-    for mask in masks:
-        if uniform(0, 1, generator) >= probability:
-            continue
-        area = uniform(0.02, 0.4, generator)
-        while True:
-            ratio = uniform(0.3, 1 / 0.3, generator)
-            box_height = int(height * math.sqrt(area * ratio))
-            box_width = int(width * math.sqrt(area / ratio))
-            left = int(torch.randint(width, (), generator=generator))
-            top = int(torch.randint(height, (), generator=generator))
-            if left + box_width <= width and top + box_height <= height:
-                mask[top : top + box_height, left : left + box_width] = True
-                break
+    for mask, (top, bottom, left, right) in zip(masks, boxes.tolist(), strict=True):
+        mask[top:bottom, left:right] = True
     return masks
+
+
+def _box(
+    height: int, width: int, generator: torch.Generator, probability: float
+) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of a box; all 0 for none."""
+    if uniform(0, 1, generator) >= probability:
+        return 0, 0, 0, 0
+    area = uniform(0.02, 0.4, generator)
+    while True:
+        ratio = uniform(0.3, 1 / 0.3, generator)
+        box_height = int(height * math.sqrt(area * ratio))
+        box_width = int(width * math.sqrt(area / ratio))
+        left = int(torch.randint(width, (), generator=generator))
+        top = int(torch.randint(height, (), generator=generator))
+        if left + box_width <= width and top + box_height <= height:
+            return top, top + box_height, left, left + box_width
 
 
 def block_mask(
@@ -58,7 +75,8 @@ def block_mask(
     least one, are stretched to the image, as in the public code.
     """
     rows, columns = max(1, round(height / block)), max(1, round(width / block))
-    shown = torch.rand(batch, rows, columns, generator=generator) > ratio
+    drawn = per_image(lambda n: torch.rand(n, rows, columns, generator=generator), batch, generator)
+    shown = drawn > ratio
     down = torch.arange(height) * rows // height
     across = torch.arange(width) * columns // width
     return shown[:, down][:, :, across]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ecocseg.codes.mining import check_quality, quality_weight
+from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.errors import ConfigError
 from ecocseg.types import PseudoLabel, Terms
 
@@ -30,6 +31,8 @@ class Encoding(nn.Module, ABC):
         """Classes N."""
         self.quality: Quality = quality
         self.quality_threshold = quality_threshold
+        self.group: Group = SINGLE
+        """The processes that share a batch, for losses that are no mean over pixels."""
 
     @abstractmethod
     def loss(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Terms:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ecocseg.codes.pixels import compute_dtype
 from ecocseg.encodings.base import Encoding, Quality, check_quality_fields
+from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.errors import ConfigError
 from ecocseg.types import IGNORE, PseudoLabel, Terms
 
@@ -56,9 +57,10 @@ class OneHotEncoding(Encoding):
 
     def _with_dice(self, logits: Tensor, targets: Tensor, weight: Tensor | None) -> Terms:
         if weight is not None:
-            dice = dice_loss(logits, targets, weight)
+            dice = dice_loss(logits, targets, weight, self.group)
             return Terms(total=dice, parts={"dice": dice.detach()})
-        ce, dice = self._cross_entropy(logits, targets, None), dice_loss(logits, targets)
+        ce = self._cross_entropy(logits, targets, None)
+        dice = dice_loss(logits, targets, group=self.group)
         return Terms(total=(ce + dice) / 2, parts={"ce": ce.detach(), "dice": dice.detach()})
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, weight: Tensor | None) -> Tensor:
@@ -125,11 +127,14 @@ class OneHotEncoding(Encoding):
         )
 
 
-def dice_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+def dice_loss(
+    logits: Tensor, targets: Tensor, weight: Tensor | None = None, group: Group = SINGLE
+) -> Tensor:
     """1 minus the mean over classes of 2 sum(p t) / (sum(p p) + sum(t t)), over a whole batch.
 
     `logits` [B,N,H,W], `targets` int64 [B,H,W] (255 ignored), `weight` [B,H,W] in 0..1 of each
-    pixel in every sum. Source: LiheYoung/UniMatch more-scenarios/medical/util/utils.py.
+    pixel in every sum; sums run over all processes. Source: LiheYoung/UniMatch
+    more-scenarios/medical/util/utils.py.
     """
     probabilities = logits.to(compute_dtype(logits)).softmax(1)
     counted = targets != IGNORE
@@ -140,7 +145,7 @@ def dice_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> 
     classes = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
     truth = (targets[:, None] == classes).to(probabilities.dtype)
     both, predicted, true = (
-        (share * product).sum((0, 2, 3))
+        group.sum((share * product).sum((0, 2, 3)))
         for product in (probabilities * truth, probabilities.square(), truth)
     )
     return 1 - ((2 * both + _SMOOTH) / (predicted + true + _SMOOTH)).mean()

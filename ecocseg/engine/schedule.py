@@ -15,6 +15,7 @@ class FitConfig:
     epochs: int | None = None
     """The epochs that `steps` stand for, to be read; they decide nothing here."""
     labelled_batch: int = 2
+    """Images a step, those of all processes together; so is `unlabelled_batch`."""
     unlabelled_batch: int = 2
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_decay: float = 0.999
@@ -36,8 +37,8 @@ class FitConfig:
     """Parts that a step's batch is cut into, one after the other: less memory, other batch
     statistics and random draws, so not paper-exact above 1."""
     gpus: int = 1
-    """GPUs that the recipe is meant for, with synchronised batch statistics; not part of a run's
-    identity."""
+    """GPUs that the recipe is meant for, each with a process. They compute what one computes with
+    the same batch: not part of a run's identity."""
 
     def __post_init__(self) -> None:
         for name in (

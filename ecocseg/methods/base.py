@@ -14,6 +14,7 @@ from ecocseg.data.dataset import Stream
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
 from ecocseg.engine import checkpoint
+from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.types import IGNORE, Head, Outputs
 
@@ -33,6 +34,8 @@ class Context:
     """The averaged network, without gradient; None when the method asks for none."""
     reference: Any = None
     """The student as it was before training, frozen; None when the method asks for none."""
+    group: Group = SINGLE
+    """The processes that share the batch: what runs over images of the batch runs over theirs."""
 
     def outputs(self, images: Tensor) -> Outputs:
         """What the student gives for `images` [B,3,H,W] to learn from."""
@@ -177,7 +180,7 @@ def heads_loss(
         terms = context.encoding.loss(
             head.logits, wanted, None if weight is None else weight[area].contiguous()
         )
-        scale = valid_scale(wanted != IGNORE) if over_valid else 1.0
+        scale = valid_scale(wanted != IGNORE, context.group) if over_valid else 1.0
         values.append(terms.total * scale * head.weight)
         parts.append(terms.parts)
     return torch.stack(values).sum() if len(values) > 1 else values[0], parts[0]
@@ -214,6 +217,9 @@ def require_alike(labelled: Sample, unlabelled: Sample, method: str, *, batches:
         )
 
 
-def valid_scale(valid: Tensor) -> Tensor:
-    """Factor from a mean over all pixels of `valid` [B,H,W] to one over its true pixels."""
-    return valid.numel() / valid.sum().clamp(min=1)
+def valid_scale(valid: Tensor, group: Group) -> Tensor:
+    """Factor from a mean over all pixels of `valid` [B,H,W] to one over its true pixels.
+
+    Those of all processes; the mean over processes of what it scales is that of the batch.
+    """
+    return valid.numel() / group.divisor(valid.sum())

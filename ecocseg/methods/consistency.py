@@ -15,6 +15,7 @@ from ecocseg.data.augment import strong_view
 from ecocseg.data.mixing import cutmix_mask, paste
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
+from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.methods.base import Context, supervised_terms, valid_scale, whole
 from ecocseg.types import IGNORE, PseudoLabel
 
@@ -70,29 +71,37 @@ def labelled_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of `logits` [B,K,H,W] on labels [B,H,W] over the pixels that count, and its parts."""
     if config.ohem_threshold is not None:
-        least = config.ohem_min_kept * len(labels)
-        hard = hard_pixels(context.encoding, logits, labels, config.ohem_threshold, least)
+        least = config.ohem_min_kept * len(labels) * context.group.size
+        hard = hard_pixels(
+            context.encoding, logits, labels, config.ohem_threshold, least, context.group
+        )
         labels = labels.masked_fill(~hard, IGNORE)
     return supervised_terms(context, whole(logits), labels, over_valid=True)
 
 
 @torch.no_grad()
 def hard_pixels(
-    encoding: Encoding, logits: Tensor, labels: Tensor, threshold: float, min_kept: int
+    encoding: Encoding,
+    logits: Tensor,
+    labels: Tensor,
+    threshold: float,
+    min_kept: int,
+    group: Group = SINGLE,
 ) -> Tensor:
     """Online hard example mining: the pixels of a batch that count, bool [B,H,W].
 
     Those whose label has a confidence of at most `threshold`, or of at most the `min_kept`-th
-    smallest of the batch if that is more. For one-hot it is the softmax output of the label; for
-    ECOC the mean over bits of the probability of the label's bit.
+    smallest of the batch if that is more; the batch is that of all processes. For one-hot it is the
+    softmax output of the label; for ECOC the mean over bits of the probability of the label's bit.
     """
     counted = labels != IGNORE
     confidence = encoding.label_confidence(logits, labels.masked_fill(~counted, 0))
     confidence = confidence.masked_fill(~counted, 2.0)
     limit = torch.full((), threshold, dtype=confidence.dtype, device=confidence.device)
     if min_kept > 0:
-        place = min(min_kept, confidence.numel())
-        limit = torch.maximum(limit, confidence.flatten().kthvalue(place).values)
+        everywhere = group.gather(confidence).flatten()
+        place = min(min_kept, everywhere.numel())
+        limit = torch.maximum(limit, everywhere.kthvalue(place).values)
     return counted & (confidence <= limit)
 
 
@@ -121,12 +130,10 @@ def cutmix(view: View, other: View, context: Context, probability: float) -> Vie
     return replace(view, **parts)
 
 
-def view_loss(
-    encoding: Encoding, logits: Tensor, view: View
-) -> tuple[Tensor, Mapping[str, Tensor]]:
+def view_loss(context: Context, logits: Tensor, view: View) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Weighted loss of `logits` [B,K,H,W] on a view's targets, over its valid pixels; its parts."""
-    terms = encoding.loss(logits, view.targets, view.weight)
-    return terms.total * valid_scale(view.valid), terms.parts
+    terms = context.encoding.loss(logits, view.targets, view.weight)
+    return terms.total * valid_scale(view.valid, context.group), terms.parts
 
 
 def logged(

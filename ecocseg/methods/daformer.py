@@ -19,6 +19,7 @@ from ecocseg.config import require
 from ecocseg.data.dataset import Stream
 from ecocseg.data.sampling import RareClasses
 from ecocseg.data.transforms import Sample
+from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.errors import ConfigError
 from ecocseg.methods import dacs
 from ecocseg.methods.base import Context, Loss, supervised_terms
@@ -125,6 +126,7 @@ class DAFormer(dacs.DACS):
                 source.labels,
                 self.config.feature_classes,
                 self.config.feature_min_ratio,
+                context.group,
             )
             weighted = self.config.feature_weight * distance
             logs |= {"loss/features": weighted.detach(), "features/distance": distance.detach()}
@@ -163,11 +165,13 @@ def feature_distance(
     labels: Tensor,
     classes: Sequence[int],
     min_ratio: float,
+    group: Group = SINGLE,
 ) -> Tensor:
     """Mean Euclidean distance of `features` and `reference` [B,C,h,w] on thing classes.
 
     A feature counts when at least `min_ratio` of its `stride` x `stride` pixels in `labels` [B,H,W]
-    are of one of `classes`. Source: Hoyer et al., CVPR 2022, Sec. 3.3.
+    are of one of `classes`. The mean is over the features of all processes. Source: Hoyer et al.,
+    CVPR 2022, Sec. 3.3.
     """
     (height, width), size = labels.shape[-2:], features.shape[-2:]
     padding = (0, size[1] * stride - width, 0, size[0] * stride - height)
@@ -177,4 +181,4 @@ def feature_distance(
         share = F.avg_pool2d((labels == train).float()[:, None], stride)[:, 0]
         counts |= share >= min_ratio
     distance = torch.linalg.vector_norm((features - reference).float(), dim=1)
-    return torch.where(counts, distance, 0).sum() / counts.sum().clamp(min=1)
+    return torch.where(counts, distance, 0).sum() / group.divisor(counts.sum())

@@ -69,7 +69,7 @@ class FixMatch(Method):
             )
 
         labelled_value, labelled_parts = labelled_loss(context, logits, labelled.labels, config)
-        strong_value, parts = view_loss(encoding, student(view.images), view)
+        strong_value, parts = view_loss(context, student(view.images), view)
         share = config.unlabelled_weight
         yield Loss(
             value=(labelled_value + share * strong_value) / (1 + share),

@@ -26,6 +26,7 @@ from ecocseg.data.manifest import Row
 from ecocseg.data.mixing import cutmix_mask, paste
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
+from ecocseg.engine.distributed import per_image
 from ecocseg.methods.base import (
     Context,
     Loss,
@@ -183,7 +184,7 @@ class STPlusPlus(Method):
             weight = torch.cat([known, counted])
         logits = context.student(torch.cat([labelled.images, images]))
         terms = encoding.loss(logits, targets, weight.to(logits.dtype))
-        value = terms.total * valid_scale(weight)
+        value = terms.total * valid_scale(weight, context.group)
         yield Loss(
             value=value,
             logs={
@@ -200,8 +201,12 @@ class STPlusPlus(Method):
         box = cutmix_mask(batch, height, width, context.random, self.config.cutout_probability).to(
             images.device
         )
-        noise = torch.rand(sample.images.shape, generator=context.random).to(images)
-        return paste(box, noise, images), sample.valid & ~box
+        noise = per_image(
+            lambda n: torch.rand(n, *images.shape[1:], generator=context.random),
+            batch,
+            context.random,
+        )
+        return paste(box, noise.to(images), images), sample.valid & ~box
 
 
 def label_folder(folder: Path) -> Path:

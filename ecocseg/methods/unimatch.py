@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ecocseg.config import require
 from ecocseg.data.transforms import Sample
+from ecocseg.engine.distributed import per_image
 from ecocseg.methods.base import Context, Loss, Method, require_alike
 from ecocseg.methods.consistency import (
     ConsistencyConfig,
@@ -89,9 +90,9 @@ class UniMatch(Method):
         labelled_value, labelled_parts = labelled_loss(context, logits, labelled.labels, config)
         found = student(torch.cat([view.images for view in views])).chunk(2)
         (first, parts), (second, _) = (
-            view_loss(encoding, each, view) for each, view in zip(found, views, strict=True)
+            view_loss(context, each, view) for each, view in zip(found, views, strict=True)
         )
-        features, _ = view_loss(encoding, dropped[counts[0] :], taught(weak.images, pseudo, weak))
+        features, _ = view_loss(context, dropped[counts[0] :], taught(weak.images, pseudo, weak))
         strong_value = config.strong_weight * (first + second)
         unlabelled = strong_value + config.feature_weight * features
         values = {
@@ -119,5 +120,9 @@ class FeatureDropout:
         return [torch.cat([each, each * self._mask(each)]) for each in maps]
 
     def _mask(self, each: Tensor) -> Tensor:
-        kept = torch.rand(each.shape[:2], generator=self.random) >= self.share
+        images, channels = each.shape[:2]
+        drawn = per_image(
+            lambda n: torch.rand(n, channels, generator=self.random), images, self.random
+        )
+        kept = drawn >= self.share
         return (kept / (1 - self.share)).to(each)[:, :, None, None]

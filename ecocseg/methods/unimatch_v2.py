@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ecocseg.config import require
 from ecocseg.data.transforms import Sample
+from ecocseg.engine.distributed import Group, group_of, per_image
 from ecocseg.methods.base import Context, Loss, Method
 from ecocseg.methods.consistency import (
     ConsistencyConfig,
@@ -66,11 +67,12 @@ class UniMatchV2(Method):
             views = []
             for strong in strong_views((weak, weak), context, config):
                 view = taught(strong, pseudo, weak)
-                views.append(cutmix(view, _reversed(view), context, config.cutmix_probability))
+                other = _reversed(view, context.group)
+                views.append(cutmix(view, other, context, config.cutmix_probability))
         dropout = ComplementaryDropout(config.dropped_pairs, context.random)
         found = student(torch.cat([view.images for view in views]), dropout).chunk(2)
         (first, parts), (second, _) = (
-            view_loss(encoding, each, view) for each, view in zip(found, views, strict=True)
+            view_loss(context, each, view) for each, view in zip(found, views, strict=True)
         )
         strong_value = (first + second) / 2
         yield Loss(value=strong_value / 2, logs=logged({"strong": strong_value}, pseudo, parts))
@@ -90,17 +92,27 @@ class ComplementaryDropout:
     def __call__(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of equal shapes."""
         pairs = len(maps[0]) // 2
-        whole = torch.randperm(pairs, generator=self.random)[: int(pairs * (1 - self.dropped))]
+        every = pairs * group_of(self.random).size
+        whole = torch.randperm(every, generator=self.random)[: int(every * (1 - self.dropped))]
         masks: dict[int, Tensor] = {}
         for width in (each.shape[1] for each in maps):
             if width not in masks:
-                first = (torch.rand(pairs, width, generator=self.random) < 0.5) * 2.0
-                second = 2 - first
-                first[whole], second[whole] = 1.0, 1.0
-                masks[width] = torch.cat([first, second])
+                first = self._first(pairs, width, whole)
+                masks[width] = torch.cat([first, 2 - first])
         return [each * masks[each.shape[1]].to(each)[:, :, None, None] for each in maps]
 
+    def _first(self, pairs: int, width: int, whole: Tensor) -> Tensor:
+        """Factors [pairs,width] of the first views; those of the second are 2 minus these."""
 
-def _reversed(view: View) -> View:
-    """The images of the batch in reversed order."""
-    return replace(view, **{each.name: getattr(view, each.name).flip(0) for each in fields(view)})
+        def draw(count: int) -> Tensor:
+            first = (torch.rand(count, width, generator=self.random) < 0.5) * 2.0
+            first[whole] = 1.0
+            return first
+
+        return per_image(draw, pairs, self.random)
+
+
+def _reversed(view: View, group: Group) -> View:
+    """The images of the batch in reversed order; this process's part of them."""
+    found = {each.name: group.mirrored(getattr(view, each.name)) for each in fields(view)}
+    return replace(view, **found)

@@ -46,6 +46,8 @@ class HRDA(Segmenter):
         super().__init__(encoder, decoder, head)
         self.attention = attention
         self.crop, self.loss_weight, self.windows = crop, loss_weight, windows
+        self.processes = 1
+        """Those that share a batch: what goes through the network at a time is theirs together."""
 
     def forward(self, images: Tensor, change: FeatureChange | None = None) -> Tensor:
         """[B,3,H,W] in 0..1 to logits [B,K,H,W], the detail from windows that overlap by half.
@@ -130,7 +132,9 @@ class HRDA(Segmenter):
     def _slide(self, full: Tensor) -> Tensor:
         """Mean logits [B,K,H/4,W/4] of the detail windows over normalised images [B,3,H,W]."""
         places = window_places(full.shape[-2], full.shape[-1], self.crop)
-        at_a_time = max(self.windows // len(full), 1)
+        # Batch statistics are of the windows that go together.
+        sharing = self.processes if self.training else 1
+        at_a_time = max(self.windows // (len(full) * sharing), 1)
         total, visits = None, None
         for first in range(0, len(places), at_a_time):
             part = places[first : first + at_a_time]

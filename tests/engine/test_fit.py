@@ -144,10 +144,10 @@ def test_buffers_are_averaged_where_the_method_says_so(tiny_run):
     for name, buffer in trainer.student.named_buffers():
         buffer.fill_(8) if buffer.is_floating_point() and name != "mean" else None
     held = copy.deepcopy(dict(trainer.teacher.named_buffers()))
-    trainer._update_teacher()
+    trainer.update_teacher()
     assert_same(dict(trainer.teacher.named_buffers()), held)
     trainer.method.averages_buffers = True
-    trainer._update_teacher()
+    trainer.update_teacher()
     means = {k: v for k, v in trainer.teacher.named_buffers() if k.endswith("running_mean")}
     assert all((v == 4).all() for v in means.values())
 

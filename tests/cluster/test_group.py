@@ -1,0 +1,107 @@
+"""Runs in two processes through Ray Train, on a real local cluster."""
+
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from ecocseg.errors import UserError
+from pipeline.cluster.group import FOLDER, LostWorker, run_group
+from pipeline.cluster.resources import Resources
+from pipeline.planning import compose_cell, load_experiment, plan_row
+from pipeline.records import read_record, record_path
+from pipeline.run import execute_run
+from pipeline.spec import RunSpec
+from pipeline.status import read_status, run_directory
+
+pytestmark = pytest.mark.timeout(900)
+
+OVERRIDES = [
+    "schedule.steps=6",
+    "schedule.labelled_batch=2",
+    "schedule.unlabelled_batch=2",
+    "schedule.log_every=2",
+    "schedule.evaluate_every=6",
+    "schedule.checkpoint_every=2",
+    "schedule.gpus=2",
+    "model.decoder_channels=16",
+    "benchmark.labelled_transform.crop=[32,64]",
+    "benchmark.unlabelled_transform.crop=[32,64]",
+]
+
+
+def run(function: str, row: dict[str, Any], results: Path, **more: Any) -> None:
+    settings = {"results": str(results)} | more
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]][:1] * 2
+    run_group(f"group_jobs:{function}", row, settings, 2, Resources(), nodes)
+
+
+@pytest.fixture(scope="module")
+def planned(streets_data: Path, manifests: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    config, components = compose_cell(load_experiment("streets_uda"), "dacs_ecoc", OVERRIDES)
+    data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
+    spec = RunSpec(experiment="streets_uda", cell="dacs_ecoc", seed=0, config=config, data=data)
+    settings = {
+        "data_root": str(streets_data),
+        "device": "cpu",
+        "git": "none",
+        "tracking": {"enabled": False, "uri": None, "folder": str(streets_data)},
+    }
+    return plan_row(spec, components, {"overrides": OVERRIDES}), settings
+
+
+def test_a_lost_process_ends_the_run_which_goes_on_as_one_process_would(
+    local_ray: None, planned: Any, tmp_path: Path
+) -> None:
+    row, settings = planned
+    results = tmp_path / "two"
+    folder = run_directory(results, row["run_id"])
+    with pytest.raises(LostWorker):
+        run("killed_once", row, results, **settings)
+    assert (results / "killed").exists()
+    status = read_status(folder)
+    assert status is not None
+    assert (status.state, status.step) == ("running", 2)
+    assert not (folder / FOLDER).exists()
+
+    run("killed_once", row, results, **settings)
+    status = read_status(folder)
+    assert status is not None
+    assert (status.state, status.attempt) == ("finished", 2)
+    assert not (folder / FOLDER).exists()
+
+    execute_run(row, settings | {"results": str(tmp_path / "one")})
+    two, one = (
+        read_record(record_path(tmp_path / name / "records", row["run_id"]))
+        for name in ("two", "one")
+    )
+    assert [point["step"] for point in two["curves"]["train"]] == [2, 4, 6]
+    for found, expected in zip(two["curves"]["train"], one["curves"]["train"], strict=True):
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-4)
+    for role in ("student", "teacher"):
+        counts = [np.array(record["results"]["last"][role]["confusion"]) for record in (two, one)]
+        assert counts[0].sum() == counts[1].sum()
+        # Networks are float32: a pixel on the border of two classes may fall to the other side.
+        assert np.abs(counts[0] - counts[1]).sum() <= 2 * 0.01 * counts[1].sum()
+    same = ("spec", "data", "network", "protocol", "deviations", "paper_exact")
+    assert {name: two[name] for name in same} == {name: one[name] for name in same}
+
+    # A run with a record is not done again, by none of the processes.
+    begun = time.time()
+    run("killed_once", row, results, **settings)
+    assert record_path(results / "records", row["run_id"]).stat().st_mtime < begun
+
+
+def test_what_one_process_raises_is_what_the_run_raises(local_ray: None, tmp_path: Path) -> None:
+    """Though the other one waits for it and would wait for an hour."""
+    with pytest.raises(UserError, match=r"^schedule\.steps: got -1") as mendable:
+        run("second_fails", {"run_id": "a", "kind": "mendable"}, tmp_path)
+    assert mendable.value.kind == "bad configuration"
+    with pytest.raises(Exception, match="crop") as caught:
+        run("second_fails", {"run_id": "b", "kind": "bug"}, tmp_path)
+    assert type(caught.value).__name__ == "KeyError"
+    assert "in second_fails" in "".join(traceback.format_exception(caught.value))
