@@ -16,7 +16,7 @@ from ecocseg.errors import DataError, UserError
 from pipeline.locks import is_held, read_holder
 from pipeline.sights import Glance, RunSight, SearchSight
 from pipeline.status import FILE_NAME, RunStatus, read_status, run_directory
-from pipeline.stopping import stop_requested
+from pipeline.stopping import request, stop_requested
 
 PLAN, GRID_LOCK, SEARCH = "plan.jsonl", "grid.lock", "search"
 _SHOWN_NAMES = 8
@@ -165,15 +165,18 @@ class _Reader:
             state = "stopping" if asked else "running"
             return {"state": state, "status": status, "cause": str(holder or "")}
         if status is None:
-            return {"state": "stopped" if asked else "queued"}
-        cause = status.message
+            told = f"asked to stop {request(folder)}" if asked else ""
+            return {"state": "stopped" if asked else "queued", "cause": told}
+        cause = status.message.partition("; ")[0] if status.state == "stopped" else status.message
         if status.state == "running" and self._elsewhere(folder, status):
             state = "stopping" if asked else "running"
             return {"state": state, "status": status, "cause": f"on {status.host}"}
         if status.state == "running":
             return {"state": "stopped" if asked else "interrupted", "status": status}
         if asked:
-            return {"state": "stopped", "status": status, "cause": cause or "asked to stop"}
+            # Of before, when it waits for a turn that does not come any more.
+            told = cause if status.state == "stopped" else f"asked to stop {request(folder)}"
+            return {"state": "stopped", "status": status, "cause": told}
         if status.state in ("failed", "stopped") and not self._before(folder / FILE_NAME):
             return {"state": status.state, "status": status, "cause": cause}
         return {"state": "queued", "status": status}

@@ -87,8 +87,9 @@ def draw(glance: Glance, width: int, everything: bool = False, height: int | Non
     if listed:
         parts += [Text(""), _runs(listed, width)]
     for run in notes:
-        first = run.cause.strip().partition("\n")[0]
-        parts.append(Text(shorten(f"{name_of(run)}: {first}", width), style=STYLES[run.state]))
+        first = f"{name_of(run)}: {run.cause.strip().partition(chr(10))[0]}"
+        cut = first if len(first) <= width else f"{first[: width - 1]}…"
+        parts.append(Text(cut, style=STYLES[run.state]))
     if any(run.state == "failed" for run in listed):
         parts.append(Text("`ecocseg logs RUN` tells more of a run (EXPERIMENT/CELL/SEED)", "dim"))
     return Group(*parts)

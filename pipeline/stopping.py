@@ -38,6 +38,14 @@ def stop_requested(run_dir: Path) -> bool:
     return (Path(run_dir) / FILE_NAME).exists()
 
 
+def request(run_dir: Path) -> str:
+    """Who asked and when, in words; empty where that cannot be read."""
+    try:
+        return (Path(run_dir) / FILE_NAME).read_text().strip()
+    except OSError:
+        return ""
+
+
 def clear_stop(run_dir: Path) -> None:
     """Withdraw the request, if there is one."""
     (Path(run_dir) / FILE_NAME).unlink(missing_ok=True)
@@ -47,7 +55,7 @@ class StopWatch:
     """Looks for the request on behalf of a run, at most once a second."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.path = Path(run_dir) / FILE_NAME
+        self.run_dir = Path(run_dir)
         self._looked_at = float("-inf")
 
     def check(self) -> None:
@@ -56,11 +64,6 @@ class StopWatch:
         if now - self._looked_at < _LOOK_EVERY_S:
             return
         self._looked_at = now
-        if self.path.exists():
-            try:
-                asked = self.path.read_text().strip()
-            except OSError:
-                asked = ""
-            raise Stopped(
-                f"stopped {asked}".rstrip() + "; the next `ecocseg grid` or `train` goes on"
-            )
+        if stop_requested(self.run_dir):
+            asked = request(self.run_dir)
+            raise Stopped(f"stopped {asked}; the next `ecocseg grid` or `train` goes on")

@@ -37,6 +37,7 @@ _CONNECT_S, _ANSWER_S = 15.0, 60.0
 _IMPORT_S = 20.0
 _SERVER_S = 5
 _LOOKS = 10
+_HINT = "look whether a Ray head of the same version listens there, and has the same token"
 _PROBE = ".ecocseg-doctor-"
 _ENTRY = ("NodeID", "NodeManagerHostname", "NodeManagerAddress", "Resources", "Labels", "Alive")
 
@@ -105,7 +106,7 @@ def ask(question: Question) -> list[Answer]:
     try:
         found = json.loads(text)
     except ValueError:
-        why = last[0] if last else "it does not answer"
+        why = last[0] if last else f"it does not answer; {_HINT}"
         raise UserError(f"cluster.address: the cluster at {question.address!r}: {why}") from None
     if "error" in found:
         raise UserError(found["error"])
@@ -141,7 +142,8 @@ def _survey(question: Question) -> list[Answer]:
 
 
 def _give_up(address: str) -> None:
-    print(f"it does not answer within {_CONNECT_S:g} s", file=sys.stderr, flush=True)
+    text = f"it does not answer within {_CONNECT_S:g} s; {_HINT}"
+    print(text, file=sys.stderr, flush=True)
     os._exit(1)
 
 

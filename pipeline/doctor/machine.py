@@ -19,7 +19,7 @@ from pipeline.stages.train import RESULTS, tracking_config
 
 SHOWN = ("torch", "ray", "mlflow", "dvc", "hydra-core", "pandas")
 _LEAST_MEMORY_GB = 4
-_LEAST_GB = {"data": 5.0, "results": 1.0, "tracking": 1.0, "temporary": 1.0}
+_LEAST_GB = {"data": 5.0, "results": 1.0, "mlflow": 1.0, "temporary": 1.0}
 _SETUP = "type `make setup` (or `pip install -r requirements.lock`)"
 
 
@@ -98,7 +98,7 @@ def disks(params: Params) -> Iterator[Finding]:
     config = tracking_config(params)
     folders = {"data": Path(params.data.root), "results": RESULTS}
     if config.enabled and config.database is not None:
-        folders["tracking"] = config.database.parent
+        folders["mlflow"] = config.database.parent
     folders["temporary"] = Path(tempfile.gettempdir())
     for name, folder in folders.items():
         existing = folder.absolute()

@@ -53,7 +53,7 @@ def test_a_gpu_that_is_wanted_and_not_there_is_a_fault(params) -> None:
 
 def test_disks_are_written_and_their_room_is_compared_with_the_need(params, monkeypatch) -> None:
     found = list(machine.disks(params()))
-    assert [f.subject for f in found] == ["data", "results", "tracking", "temporary"]
+    assert [f.subject for f in found] == ["data", "results", "mlflow", "temporary"]
     assert set(states(found)) == {OK}
     assert not Path("results").exists()
     monkeypatch.setitem(machine._LEAST_GB, "data", 1e9)

@@ -15,6 +15,7 @@ from tracking_support import curve, make_record, only_run, track_small_run, wait
 
 from pipeline.events import read
 from pipeline.records import write_record
+from pipeline.stopping import Stopped
 from pipeline.tracking import (
     RunTracker,
     TrackingConfig,
@@ -186,7 +187,10 @@ def test_a_finished_run_reopens_keeps_its_params_and_says_so(tmp_path: Path, loc
     assert "parameters keep their first value: lr" in (tmp_path / "run/tracking.log").read_text()
 
 
-@pytest.mark.parametrize("error, status", [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+@pytest.mark.parametrize(
+    "error, status",
+    [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED"), (Stopped, "KILLED")],
+)
 def test_an_exception_decides_the_status(tmp_path: Path, local: TrackingConfig, error, status):
     prepare_store(local, ["any"])
 
