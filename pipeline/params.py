@@ -92,15 +92,40 @@ class SearchParams:
     cell: str = "dacs_ecoc"
     space: str = "ecoc"
     """A file of pipeline/conf/search: parameters with their ranges."""
-    trials: int = 6
+    algorithm: str = "tpe"
+    """tpe, random, grid, or pbt: a population that changes its values while it trains."""
+    scheduler: str = "asha"
+    """asha stops bad trials early, none does not; pbt is its own."""
+    objective: str = "student/miou"
+    """student/miou or teacher/miou: whose score, by the cell's evaluation protocol."""
+    seeds: Sequence[int] = (0,)
+    """Runs of every trial; the objective is their mean."""
+    trials: int | None = 6
+    """How many points; null: as many as gpu_hours allow. With pbt the population."""
+    gpu_hours: float | None = None
+    """Hours that trials may hold GPUs (CPU cores where there is none), each counted; null: any."""
     max_concurrent: int = 2
+    """Trials at a time at most; a population runs as the cluster has room for it."""
     seed: int = 0
+    """Of what is proposed."""
+    warm_start: Sequence[str] = ()
+    """Tables of earlier searches, such as results/search/trials.csv, for tpe to learn from."""
     overrides: Sequence[str] = ()
     """Applied to the cell, such as a shorter schedule."""
 
     def __post_init__(self) -> None:
-        require(self.trials >= 1, "trials", self.trials, "1 or more")
+        algorithms = ("tpe", "random", "grid", "pbt")
+        require(self.algorithm in algorithms, "algorithm", self.algorithm, ", ".join(algorithms))
+        require(self.scheduler in ("asha", "none"), "scheduler", self.scheduler, "asha or none")
+        objectives = ("student/miou", "teacher/miou")
+        require(self.objective in objectives, "objective", self.objective, " or ".join(objectives))
+        require(self.trials is None or self.trials >= 1, "trials", self.trials, "null, 1 or more")
+        hours = self.gpu_hours
+        require(hours is None or hours > 0, "gpu_hours", hours, "null or above 0")
+        bounded = self.trials is not None or hours is not None
+        require(bounded, "trials", None, "a number, unless gpu_hours is one")
         require(self.max_concurrent >= 1, "max_concurrent", self.max_concurrent, "1 or more")
+        _check_seeds(self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +147,15 @@ class Params:
 
     def __post_init__(self) -> None:
         require(len(self.experiments) > 0, "experiments", self.experiments, "one name or more")
-        require(len(self.seeds) > 0, "seeds", self.seeds, "one whole number or more")
-        for seed in self.seeds:
-            whole = isinstance(seed, int) and not isinstance(seed, bool)
-            require(whole and seed >= 0, "seeds", seed, "whole numbers from 0 up")
-        require(len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "each seed once")
+        _check_seeds(self.seeds)
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    require(len(seeds) > 0, "seeds", seeds, "one whole number or more")
+    for seed in seeds:
+        whole = isinstance(seed, int) and not isinstance(seed, bool)
+        require(whole and seed >= 0, "seeds", seed, "whole numbers from 0 up")
+    require(len(set(seeds)) == len(seeds), "seeds", seeds, "each seed once")
 
 
 TOP_LEVEL = tuple(Params.__dataclass_fields__)

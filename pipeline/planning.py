@@ -127,14 +127,15 @@ def datasets_of(params: Params) -> list[DatasetConfig]:
     return [load_dataset(name) for name in found]
 
 
-def search_cell(params: Params) -> tuple[dict[str, Any], Components]:
-    """Configuration and components of the cell that the search tunes."""
+def search_cell(params: Params, values: Sequence[str] = ()) -> tuple[dict[str, Any], Components]:
+    """Configuration and components of the cell that the search tunes, with `values` for a trial."""
     search = params.search
-    overrides = [*experiment_overrides(params, search.experiment), *search.overrides]
+    overrides = [*experiment_overrides(params, search.experiment), *search.overrides, *values]
     try:
         return compose_cell(load_experiment(search.experiment), search.cell, overrides)
     except ConfigError as error:
-        raise ConfigError(f"search ({search.experiment}, {search.cell}): {error}") from error
+        tried = f" with {' '.join(values)}" if values else ""
+        raise ConfigError(f"search ({search.experiment}, {search.cell}){tried}: {error}") from error
 
 
 def load_dataset(name: str) -> DatasetConfig:

@@ -18,6 +18,7 @@ from pipeline.report.panels import (
 from pipeline.report.parts import Row, Table
 from pipeline.report.protocols import protocol_texts
 from pipeline.report.provenance import all_runs, summary
+from pipeline.report.search_page import SearchSection
 from pipeline.report.style import PAGE_CSS, TABLE_CSS
 
 
@@ -37,7 +38,7 @@ class Section:
 
 def report_page(
     sections: Sequence[Section],
-    search: Drawn | None = None,
+    search: SearchSection | None = None,
     overlays: Sequence[Overlay] = (),
     processed_root: Path | None = None,
 ) -> str:
@@ -47,7 +48,7 @@ def report_page(
     if search is not None:
         parts.append(
             f'<section id="search"><h2>Search of the hyper-parameters</h2>'
-            f"{_figures([search])}</section>"
+            f'<p class="finding">{escape(search.finding)}</p>{_figures(search.figures)}</section>'
         )
         links.append(("search", "Search"))
     if overlays:

@@ -22,7 +22,7 @@ def aggregate(
 
     tables/<experiment>.{md,tex,csv,html}, figures/*.png, plots/*.csv (learning curves, long),
     metrics.json, report.html. Equal records give equal bytes. Pictures of the runs are taken from
-    `records_dir/../runs/<run_id>/pictures/`, the search from `out/search/trials.csv`, overlays and
+    `records_dir/../runs/<run_id>/pictures/`, the search from `out/search`, overlays and
     class colours from `processed_root`, each where it is there.
 
     All tables are made before the first file is written: raises UserError (no plan, a faulty
@@ -34,7 +34,7 @@ def aggregate(
     from pipeline.report.page import Section, report_page
     from pipeline.report.panels import cell_panels, data_overlays
     from pipeline.report.qualitative import draw_qualitative
-    from pipeline.report.search_figure import draw_search
+    from pipeline.report.search_page import search_section
 
     out, records_dir = Path(out), Path(records_dir)
     runs = records_dir.parent / "runs"
@@ -59,8 +59,7 @@ def aggregate(
                 qualitative=draw_qualitative(experiment, runs, out / "figures"),
             )
         )
-    trials = out / "search" / "trials.csv"
-    search = draw_search(trials, out / "figures" / "search.png") if trials.is_file() else None
+    search = search_section(out / "search", out / "figures")
     processed = None if processed_root is None else Path(processed_root)
     overlays = [] if processed is None else data_overlays(experiments, processed)
     atomic_write(out / "metrics.json", json.dumps(metrics(experiments), indent=2) + "\n")

@@ -1,73 +1,206 @@
-"""Stage `search`: hyperparameters of one cell with Ray Tune (Optuna's TPE and ASHA)."""
+"""Stage `search`: hyperparameters of one cell, with Ray Tune."""
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ecocseg.config import unknown
 from ecocseg.errors import ConfigError
+from ecocseg.methods import build_method
 from pipeline.cluster.launcher import ended_with_launcher
-from pipeline.cluster.search import search
+from pipeline.cluster.ledger import Trial
+from pipeline.cluster.search import Searched, search
+from pipeline.cluster.search_config import SearchConfig
 from pipeline.cluster.session import ClusterConfig, connect
-from pipeline.cluster.space import parse_space
+from pipeline.cluster.space import Space, parse_space, shown
+from pipeline.cluster.trials import best_overrides, write_result
 from pipeline.compose import load_yaml
 from pipeline.locks import RunLock
 from pipeline.params import Params
-from pipeline.planning import fingerprint, search_cell
-from pipeline.spec import RunSpec, validate
-from pipeline.stages.train import RESULTS, announce, resources, run_settings
+from pipeline.planning import (
+    file_fingerprints,
+    fingerprint,
+    list_fingerprints,
+    search_cell,
+)
+from pipeline.report.search_page import write_search_report
+from pipeline.search_tracking import SearchTracking
+from pipeline.spec import SPEED_ONLY, Components, RunSpec, validate
+from pipeline.stages.train import RESULTS, announce, resources, run_settings, tracking_config
 from pipeline.trial import with_values
+
+_FOLDER = RESULTS / "search"
+# What the search itself decides, or compares scores by.
+_DECIDED = {
+    "schedule.steps": "every trial has the cell's; change it in search.overrides",
+    "schedule.epochs": "every trial has the cell's length; change it in search.overrides",
+    "schedule.evaluate_every": "scores are compared at the cell's evaluations",
+    "schedule.log_every": "it changes no score",
+}
+_FILES = ("model.weights", "model.weights_sha256", "encoding.codebook_path", "encoding.embeddings")
+# A running network takes a new value of these; a checkpoint would bring back the old one of others.
+_CHANGEABLE = ("schedule.optim.lr", "schedule.optim.power", "schedule.clip_norm")
 
 
 @ended_with_launcher()
 def run(params: Params) -> None:
-    """Search, and write results/search/trials.csv and best.yaml."""
+    """Search, and write what came of it to results/search."""
     config, components = search_cell(params)
-    space = load_yaml("search", params.search.space)
-    parse_space(space)
-    check_space(params.search.space, space, config)
+    raw = load_yaml("search", params.search.space)
+    check_space(params, parse_space(raw), config)
+    chosen = search_config(params, raw, config, components)
+    about = describe(params, config, components)
+    # One driver at a time: two would run the same trials.
+    tracked = SearchTracking(tracking_config(params), _FOLDER / "tracked", chosen, about)
+    # A trial is one process, whatever the recipe is meant for.
+    cluster = replace(params.cluster, processes_per_run=1)
+    asked = partial(resources, replace(params, cluster=cluster), chosen.row)
+    with RunLock(_FOLDER / ".lock", wait_s=40, announce=announce), tracked:
+        found = search(chosen, _FOLDER, asked, _connected(params), [tracked])
+        best = write_result(found, _FOLDER, about)
+        tracked.results(found, best, write_search_report(_FOLDER))
+    _print(found, best, about)
+
+
+def search_config(
+    params: Params, raw: Mapping[str, Any], config: dict[str, Any], components: Components
+) -> SearchConfig:
+    """The search that params.yaml asks for.
+
+    Its identity holds what a run's has: data, lists and named files by their content.
+    """
     data = {name: fingerprint(params, name, True) for name in components.benchmark.datasets}
+    data |= file_fingerprints(components) | list_fingerprints(params, components, True)
     spec = RunSpec(
         experiment="search",
         cell=f"{params.search.experiment}-{params.search.cell}",
-        seed=params.search.seed,
+        seed=params.search.seeds[0],
         config=config,
         data=data,
     )
-    row = {"run_id": spec.run_id, "spec": spec.to_dict()}
+    schedule, chosen = components.schedule, params.search
     settings = run_settings(params)
-    schedule = components.schedule
-    lock = RunLock(RESULTS / "search" / ".lock", wait_s=40, announce=announce)
-    with lock, connect(ClusterConfig(address=params.cluster.address)):
-        found = search(
-            "pipeline.trial:objective",
-            space,
-            row,
-            settings,
-            trials=params.search.trials,
-            max_concurrent=params.search.max_concurrent,
-            seed=params.search.seed,
-            storage=RESULTS / "search",
-            resources=resources(params, row),
-            max_steps=schedule.steps,
-            grace_steps=min(schedule.evaluate_every, schedule.steps),
+    return SearchConfig(
+        objective="pipeline.trial:objective",
+        space=raw,
+        row={"run_id": spec.run_id, "spec": spec.to_dict()},
+        settings={
+            **settings,
+            "seeds": list(chosen.seeds),
+            "network": chosen.objective.partition("/")[0],
+        },
+        max_steps=schedule.steps,
+        grace_steps=min(schedule.evaluate_every, schedule.steps),
+        algorithm=chosen.algorithm,
+        scheduler=chosen.scheduler,
+        seed=chosen.seed,
+        warm_start=list(chosen.warm_start),
+        trials=chosen.trials,
+        gpu_hours=chosen.gpu_hours,
+        max_concurrent=chosen.max_concurrent,
+    )
+
+
+def describe(params: Params, config: Mapping[str, Any], components: Components) -> dict[str, Any]:
+    """What is tuned and how it is scored: for tables, figures and best.yaml.
+
+    Raises ConfigError when the cell's method has no teacher and the objective is the teacher's.
+    """
+    chosen = params.search
+    options = dict(config["method"])
+    method = build_method(options.pop("name"), options)
+    if chosen.objective.startswith("teacher") and not method.uses_teacher:
+        raise ConfigError(
+            f"search.objective: got {chosen.objective!r}, but the method {method.name!r} of "
+            f"{chosen.experiment}/{chosen.cell} has no teacher; allowed is student/miou"
         )
-    print(f"best of {params.search.trials} trials: {found.best.miou:.2f} mIoU with")
-    for override in found.overrides:
-        print(f"  {override}")
-    print(f"{RESULTS / 'search' / 'best.yaml'} holds it: copy its overrides into params.yaml")
+    evaluated, evaluation = components.benchmark.evaluated, components.benchmark.evaluation
+    return {
+        "experiment": chosen.experiment,
+        "cell": chosen.cell,
+        "space": chosen.space,
+        "objective": chosen.objective,
+        "seeds": list(chosen.seeds),
+        "evaluation": {
+            "dataset": evaluated.dataset,
+            "split": evaluated.split,
+            "mode": evaluation.mode,
+            "score": evaluation.score,
+        },
+    }
 
 
-def check_space(name: str, space: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise ConfigError when a searched parameter is no field of the cell's configuration."""
-    for path, entry in space.items():
+def check_space(params: Params, space: Space, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError when a searched field is not the cell's, or not one to search.
+
+    The ends of every range and all values of a choice are validated in the cell, each with what it
+    depends on, and both extremes are composed as overrides: what is out of range is told before a
+    machine is taken.
+    """
+    where = f"pipeline/conf/search/{params.search.space}.yaml"
+    for path in space.names:
         node: Any = config
         for part in path.split("."):
-            if not isinstance(node, dict) or part not in node:
-                allowed = list(node) if isinstance(node, dict) else []
-                raise ConfigError(
-                    unknown(f"pipeline/conf/search/{name}.yaml: {path}", "field", part, allowed)
-                )
+            if not isinstance(node, Mapping) or part not in node:
+                allowed = list(node) if isinstance(node, Mapping) else []
+                raise ConfigError(unknown(f"{where}: {path}", "field", part, allowed))
             node = node[part]
-        bounds = [entry[key] for key in ("low", "high") if key in entry]
-        for value in [*bounds, *entry.get("values", [])]:
-            # The end points of a range are within the limits, or no trial should start.
-            validate(with_values(config, {path: value}))
+        if reason := _not_searchable(path, config, params.search.algorithm):
+            raise ConfigError(f"{where}: {path}: cannot be searched: {reason}")
+    for values in space.corners():
+        try:
+            validate(with_values(config, values))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: with {_overrides(values)}: {error}") from error
+    for end in (0, -1):
+        search_cell(params, _overrides(space.extreme(end)).split())
+
+
+def _overrides(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={shown(value)}" for name, value in values.items())
+
+
+def _not_searchable(path: str, config: Mapping[str, Any], algorithm: str) -> str | None:
+    group, _, field = path.partition(".")
+    if path in _DECIDED:
+        return _DECIDED[path]
+    if group == "schedule" and field in SPEED_ONLY:
+        return "it decides how fast a run is, not what comes of it"
+    batch = path in ("schedule.labelled_batch", "schedule.unlabelled_batch")
+    if batch and config["schedule"]["epochs"] is not None:
+        return (
+            "the schedule is in epochs, so that another batch is another number of steps; give "
+            "schedule.steps in search.overrides"
+        )
+    if field == "name" or field.endswith((".dataset", "list_file")):
+        return "it decides which fields and data there are; choose another cell"
+    if path.startswith(("benchmark.evaluated", "benchmark.evaluation")):
+        return "scores of different protocols do not compare"
+    if path in _FILES:
+        return "it names a file, whose content would be no part of the search's identity"
+    changeable = group in ("encoding", "method") or path in _CHANGEABLE
+    if algorithm == "pbt" and not changeable:
+        allowed = ", ".join(_CHANGEABLE)
+        return f"pbt changes values in mid-training; allowed are encoding, method and {allowed}"
+    return None
+
+
+def _connected(params: Params) -> Callable[[], AbstractContextManager[None]]:
+    return lambda: connect(ClusterConfig(address=params.cluster.address))
+
+
+def _print(found: Searched, best: Trial, about: Mapping[str, Any]) -> None:
+    evaluation, last = about["evaluation"], best.last
+    assert last is not None
+    print(
+        f"best of {len(found.ledger.trials)} trials ({found.hours:.2f} {found.ledger.unit} hours): "
+        f"{last.mean:.2f} {about['objective']} on {evaluation['dataset']} {evaluation['split']} "
+        f"at step {last.step} with"
+    )
+    for override in best_overrides(best):
+        print(f"  {override}")
+    print(f"{_FOLDER / 'best.yaml'} holds it: name it in override_files of params.yaml")
+    if found.used_up:
+        print("the budget is used up before the end: a bigger search.gpu_hours goes on from here")

@@ -110,6 +110,12 @@ class RunTracker:
         """Track `content` as the JSON file `name`."""
         self._try(lambda: spool_json(self.run_dir, name, content, folder))
 
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag that was not known at the start."""
+        if self._state is not None:
+            self._state.tags = {**self._state.tags, key: value}
+            self.sync()
+
     def record(self, record: Mapping[str, Any]) -> None:
         """Track a finished run's record: `iou/<class>`, means, confusion matrix, record.json."""
         self._try(lambda: spool_record(self.run_dir, self.events, record))

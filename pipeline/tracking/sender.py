@@ -13,6 +13,7 @@ from ecocseg.files import sha256_file
 from pipeline.events import Event, read_from
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.spool import (
+    PARENT_TAG,
     RunState,
     events_path,
     log_problem,
@@ -45,6 +46,7 @@ class Sender:
         self._run_dir = Path(run_dir)
         self._state = state
         self._open: tuple[MlflowClient, Run] | None = None
+        self._tags_there: dict[str, str] = {}
 
     def send(self) -> None:
         """Send everything that waits; when this returns the store has it.
@@ -62,6 +64,7 @@ class Sender:
                 client = open_client(self._config)
                 self._open = client, self._open_run(client)
             client, run = self._open
+            self._send_tags(client, run)
             self._send_events(client, run.info.run_id)
             self._send_artifacts(client, run)
             self._send_status(client, run, status)
@@ -84,11 +87,7 @@ class Sender:
             client.update_run(run.info.run_id, status="RUNNING")
         self._send_params(client, run)
         self._send_datasets(client, run)
-        tags = [RunTag(key, value) for key, value in self._tags().items()]
-        client.log_batch(
-            run.info.run_id,
-            tags=[tag for tag in tags if run.data.tags.get(tag.key) != tag.value],
-        )
+        self._tags_there = dict(run.data.tags)
         return run
 
     def _known_run(self, client: MlflowClient) -> Run | None:
@@ -104,20 +103,22 @@ class Sender:
 
     def _found_run(self, client: MlflowClient) -> Run | None:
         """The run made by a process that was killed, or cut off, before it noted its id."""
-        experiment = experiment_id(client, self._config, self._state.experiment)
-        wanted = f"tags.`{RUN_ID_TAG}` = '{self._state.run_id}'"
-        runs = list(search_runs(client, [experiment], wanted))
+        runs = self._runs_of(client, self._state.run_id)
         # A creation whose reply came too late may have been repeated: the oldest one stays.
         for surplus in runs[1:]:
             client.delete_run(surplus.info.run_id)
         return runs[0] if runs else None
+
+    def _runs_of(self, client: MlflowClient, run_id: str) -> list[Run]:
+        experiment = experiment_id(client, self._config, self._state.experiment)
+        return list(search_runs(client, [experiment], f"tags.`{RUN_ID_TAG}` = '{run_id}'"))
 
     def _created_run(self, client: MlflowClient) -> Run:
         state = self._state
         return client.create_run(
             experiment_id(client, self._config, state.experiment),
             start_time=state.started,
-            tags=self._tags(),
+            tags=self._tags() | self._parent(client),
             run_name=state.name,
         )
 
@@ -129,6 +130,23 @@ class Sender:
         if re.fullmatch("[0-9a-f]{40}", tags.get("git", "")):
             tags["mlflow.source.git.commit"] = tags["git"]
         return {**tags, RUN_ID_TAG: self._state.run_id}
+
+    def _parent(self, client: MlflowClient) -> dict[str, str]:
+        """What makes MLflow show a run below the one that it names as its parent."""
+        parent = self._state.tags.get(PARENT_TAG)
+        if parent is None:
+            return {}
+        runs = self._runs_of(client, parent)
+        if not runs:
+            raise StoreUnavailable(f"its parent run {parent} is not tracked yet")
+        return {"mlflow.parentRunId": str(runs[0].info.run_id)}
+
+    def _send_tags(self, client: MlflowClient, run: Run) -> None:
+        tags = self._tags()
+        new = {key: value for key, value in tags.items() if self._tags_there.get(key) != value}
+        if new:
+            client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in new.items()])
+            self._tags_there |= new
 
     def _send_datasets(self, client: MlflowClient, run: Run) -> None:
         """Show the data sets that the tags `data.<name>` name, with their fingerprints."""

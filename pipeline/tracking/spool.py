@@ -27,6 +27,8 @@ from pipeline.events import EVENTS_NAME, EventLog
 STATE_NAME = "tracking.json"
 SPEC_NAME = "spec.json"
 STATUSES = ("FINISHED", "FAILED", "KILLED")
+PARENT_TAG = "ecocseg.parent"
+"""Holds our id of the run, of the same experiment, below which MLflow shows a run."""
 _ARTIFACTS = "tracked"
 _MAX_KEY, _MAX_VALUE = 250, 6000
 _SAVING = threading.Lock()

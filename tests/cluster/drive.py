@@ -4,6 +4,7 @@
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from pipeline.cluster.live import live_view
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Interrupted, Outcome
 from pipeline.cluster.resources import Resources
-from pipeline.cluster.search import SearchResult, search
+from pipeline.cluster.search import Searched, search
+from pipeline.cluster.search_config import SearchConfig
 from pipeline.cluster.session import ClusterConfig, connect
 
 GRID = [{"run_id": f"run{i}", "steps": 40 if i else 5, "step_s": 0.1} for i in range(3)]
@@ -30,21 +32,24 @@ def grid(folder: Path, rows: list[dict[str, Any]]) -> Outcome:
         )
 
 
-def run_search(folder: Path, step_s: float) -> SearchResult:
-    row = {"steps": 9, "step_s": step_s}
-    return search(
-        "sample_jobs:climb",
-        SPACE,
-        row,
-        {},
-        trials=4,
-        max_concurrent=2,
-        seed=1,
-        storage=folder,
-        resources=Resources(),
-        max_steps=9,
-        grace_steps=1,
-    )
+def search_of(folder: Path, **more: Any) -> SearchConfig:
+    arguments: dict[str, Any] = {
+        "objective": "sample_jobs:climb",
+        "space": SPACE,
+        "row": {"steps": 9},
+        "settings": {"log": str(folder / "executed.log")},
+        "trials": 8,
+        "max_concurrent": 1,
+        "seed": 1,
+        "max_steps": 9,
+        "grace_steps": 1,
+    }
+    return SearchConfig(**(arguments | more))
+
+
+def run_search(config: SearchConfig, folder: Path, *observers: Any) -> Searched:
+    """Inside `connect(...)`."""
+    return search(config, folder, Resources, nullcontext, observers)
 
 
 def main(mode: str, folder: Path) -> int:
@@ -53,7 +58,9 @@ def main(mode: str, folder: Path) -> int:
             if mode == "grid":
                 print(grid(folder, GRID))
             else:
-                run_search(folder, step_s=0.15)
+                # The pace is no part of a search's identity.
+                slow = {"log": str(folder / "executed.log"), "step_s": 0.15}
+                run_search(search_of(folder, settings=slow), folder)
     except Interrupted as reason:
         print(reason)
         return 130

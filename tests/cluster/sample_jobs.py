@@ -98,18 +98,47 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def climb(row: dict[str, Any], overrides: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """An objective whose score at the last step is `100 - distance of x to 3`, if y is `good`."""
-    folder = Path(settings["trial_dir"])
-    with (folder / "executed.log").open("a") as log:
-        log.write(f"{os.getpid()} {json.dumps(overrides)}\n")
-    checkpoint = folder / "checkpoint.json"
+def climb(row: dict[str, Any], values: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """An objective whose score at the last step is `100 - distance of x to 3`, if y is `good`.
+
+    `settings["log"]` gets a line for every step that was really executed.
+    """
+    checkpoint = Path(settings["trial_dir"]) / "checkpoint.json"
     step = json.loads(checkpoint.read_text())["step"] if checkpoint.exists() else 0
-    score = 100.0 - abs(overrides["x"] - 3.0) - (0 if overrides["y"] == "good" else 50)
+    good = values.get("y", "good") == "good"
+    score = 100.0 - abs(values["x"] - 3.0) - (0 if good else 50)
     while step < row["steps"]:
-        time.sleep(row.get("step_s", 0.01))
+        time.sleep(settings.get("step_s", 0.01))
         step += 1
-        if overrides.get("y") == row.get("raise_on"):
-            raise ValueError(f"y: got {overrides['y']}")
+        if values.get("y") == row.get("raise_on", "nothing"):
+            raise ValueError(f"y: got {values['y']}")
+        with Path(settings["log"]).open("a") as log:
+            log.write(json.dumps([values, step]) + "\n")
         atomic_write(checkpoint, json.dumps({"step": step}))
         yield {"step": step, "miou": score * step / row["steps"]}
+
+
+def meet(row: dict[str, Any], values: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """Two trials: the bad one starts late, the good one waits in its midst for a file `freed`."""
+    folder, good = Path(settings["folder"]), values["y"] == "good"
+    (Path(settings["trial_dir"]) / "weights.pt").touch()
+    for step in range(1, row["steps"] + 1):
+        while not good and not (folder / "waits").exists():
+            time.sleep(0.05)
+        yield {"step": step, "miou": 2.0 if good else 1.0}
+        if good and step == row["steps"] - 1:
+            (folder / "waits").touch()
+            while not (folder / "freed").exists():
+                time.sleep(0.05)
+
+
+def gather(row: dict[str, Any], values: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """An objective whose score is the sum over its steps of the `x` it had at each."""
+    checkpoint = Path(settings["trial_dir"]) / "checkpoint.json"
+    state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "sum": 0.0}
+    while state["step"] < row["steps"]:
+        time.sleep(0.01)
+        state = {"step": state["step"] + 1, "sum": state["sum"] + values["x"]}
+        atomic_write(checkpoint, json.dumps(state))
+        if state["step"] % row["every"] == 0:
+            yield {"step": state["step"], "miou": state["sum"]}

@@ -254,17 +254,60 @@ def add_pictures(results: Results, processed: Path) -> None:
         (processed / name / "dataset.json").write_text(
             json.dumps({"classes": {"names": CITYSCAPES, "colors": colours, "ignore": 255}})
         )
-    trials = [
-        "trial,encoding.distance_weight,encoding.temperature,encoding.labels,miou,steps,state"
-    ]
+    add_search(results.root / "search")
+
+
+def add_search(folder: Path) -> None:
+    """Files of a search over a weight, a temperature, a choice and a field that depends on it."""
+    names = ("encoding.distance_weight", "encoding.temperature", "encoding.labels")
+    trials = [",".join(["trial", *names, "encoding.threshold", "miou", "std", "steps", "state"])]
     for i, labels in enumerate(["hybrid", "bit", "hybrid", "code", "hybrid", "bit"]):
+        threshold = 0.9 + 0.02 * i if labels == "hybrid" else ""
+        steps, state = (100, "finished") if i % 2 == 0 else (50, "stopped")
         trials.append(
-            f"{i},{0.5 * 3**i},{0.1 + 0.3 * i},{labels},{30 + i * (i % 3)},"
-            f"{100 if i % 2 else 50},TERMINATED"
+            f"{i + 1},{0.5 * 2**i},{0.1 + 0.3 * i},{labels},{threshold},{30 + i * (i % 3)},1.5,"
+            f"{steps},{state}"
         )
-    folder = results.root / "search"
+    trials.append("7,4.0,1.0,bit,,,,0,failed")
+    ranges = {"values": None, "log": True, "when": {}}
+    about = {
+        "experiment": "streets_uda",
+        "cell": "dacs_ecoc",
+        "space": "mine",
+        "objective": "student/miou",
+        "seeds": [0, 1],
+        "evaluation": {
+            "dataset": "streets_camera", "split": "val", "mode": "whole", "score": "iou"
+        },
+        "algorithm": "tpe",
+        "scheduler": "asha",
+        "steps": 100,
+        "grace_steps": 50,
+        "seed": 0,
+        "known": 0,
+        "budget": {"trials": 7, "gpu_hours": None},
+        "hours": 0.25,
+        "hours_of": "GPU",
+        "used_up": False,
+        "best": 5,
+        "parameters": {
+            names[0]: {**ranges, "range": [0.5, 50.0]},
+            names[1]: {**ranges, "range": [0.1, 5.0]},
+            names[2]: {
+                "values": ["hybrid", "bit", "code"], "range": None, "log": False, "when": {}
+            },
+            "encoding.threshold": {
+                "values": None, "range": [0.5, 1.0], "log": False, "when": {names[2]: ["hybrid"]}
+            },
+        },
+        "importance": {
+            "step": 50, "trials": 6, "shares": {names[0]: 0.5, names[1]: 0.3, names[2]: 0.2}
+        },
+        "schedules": {},
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trials.csv").write_text("\n".join(trials) + "\n")
+    (folder / "search.json").write_text(json.dumps(about))
 
 
 class Make:
@@ -278,6 +321,7 @@ class Make:
     add_uda = staticmethod(add_uda)
     add_grid = staticmethod(add_grid)
     add_pictures = staticmethod(add_pictures)
+    add_search = staticmethod(add_search)
 
 
 @pytest.fixture(scope="session")

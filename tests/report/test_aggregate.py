@@ -70,7 +70,7 @@ def test_everything_is_written(whole: Path) -> None:
                      for kind in ("curves", "classes", "confusion", "pseudo_labels")}  # fmt: skip
         expected |= {f"plots/{experiment}.csv"}
         assert expected <= names
-    assert {"figures/ssl_grid_grid.png", "figures/search.png", "report.html"} <= names
+    assert {"figures/ssl_grid_grid.png", "figures/search_slices.png", "report.html"} <= names
 
 
 def test_figures_are_drawn_and_small(whole: Path) -> None:

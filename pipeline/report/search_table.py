@@ -1,0 +1,114 @@
+"""A search as Markdown: its trials, and how sensitive the score is in the form of the paper."""
+
+import math
+
+import pandas as pd
+
+from pipeline.report.formats import ABSENT
+from pipeline.report.search_data import Search, Series, categories, paper_series, symbol
+
+
+def trials_markdown(search: Search) -> str:
+    """Every trial in the order of their scores: those that were trained longest come first."""
+    trials = search.trials.assign(
+        rank=search.trials["miou"].where(search.trials["trial"].isin(search.full["trial"]))
+    ).sort_values(["rank", "miou", "trial"], ascending=[False, False, True], kind="stable")
+    head = ["trial", *map(symbol, search.names), search.axis, "steps", "state"]
+    lines = [[str(name) for name in head]]
+    for _, row in trials.iterrows():
+        score = ABSENT if math.isnan(row["miou"]) else f"{row['miou']:.2f}"
+        score += "" if math.isnan(row["std"]) else f" ± {row['std']:.2f}"
+        score = f"**{score}**" if row["trial"] == search.about["best"] else score
+        values = [ABSENT if pd.isna(row[name]) else _value(row[name]) for name in search.names]
+        lines.append([str(row["trial"]), *values, score, str(row["steps"]), row["state"]])
+    about = search.about
+    seeds = ", ".join(map(str, about["seeds"]))
+    budget = about["budget"]
+    notes = [
+        f"Objective: {search.measured} (mode {about['evaluation']['mode']}), seeds {seeds}, of "
+        f"{about['experiment']}/{about['cell']} at {about['steps']} steps. Scores at fewer steps "
+        "do not compare.",
+        f"Proposed by {about['algorithm']} (seed {about['seed']}), stopped early by "
+        f"{about['scheduler']}; {about['hours']:.2f} {about['hours_of']} hours of trials; budget: "
+        f"trials {budget['trials']}, hours {budget['gpu_hours']}.",
+        "The settings were chosen by this very score: the best one is biased upwards. A grid with "
+        "other seeds tells what it is worth (`override_files: [results/search/best.yaml]`).",
+    ]
+    if about["known"]:
+        notes.insert(2, f"{about['known']} points of earlier searches were known to the sampler.")
+    return f"# Search\n\n{_table(lines)}\n" + "".join(f"- {note}\n" for note in notes)
+
+
+def sensitivity_markdown(search: Search) -> str | None:
+    """Score at the paper's values of each parameter, from the trials that lie nearest to each.
+
+    None where the paper has nothing on a searched field.
+    """
+    parts = []
+    for name in search.names:
+        for series in paper_series(name):
+            lines = _sensitivity(search, name, series)
+            if lines is not None:
+                parts.append(f"## {symbol(name)} ({series.label})\n\n{_table(lines)}")
+    if not parts:
+        return None
+    note = (
+        f"{search.measured} of the trials with {int(search.full['steps'].max())} steps, each "
+        "counted at the paper's value that it lies nearest to (by ratio where the range is "
+        "logarithmic): best, mean and number. The paper changed one parameter and fixed the "
+        "others, here all of them vary, so a column mixes their effects; compare the shape, not "
+        "the numbers. `table04_threshold_ablation`, `table07_code_length` and "
+        "`table14_loss_hyperparameters` are the paper's own grids."
+    )
+    return f"# Sensitivity in the form of the paper\n\n{note}\n\n" + "\n".join(parts)
+
+
+def _sensitivity(search: Search, name: str, series: Series) -> list[list[str]] | None:
+    parameter = search.about["parameters"][name]
+    rows = search.full[search.full[name].notna()]
+    named = categories(parameter)
+    places = [value for value in series.points if named is None or value in named]
+    if rows.empty or not places:
+        return None
+    groups: dict[object, list[float]] = {place: [] for place in places}
+    for value, score in zip(rows[name], rows["miou"], strict=True):
+        if named is not None:
+            groups.setdefault(value, []).append(score)
+        else:
+            groups[_nearest(float(value), places, parameter["log"])].append(score)
+    shown = [place for place in groups if place in places]
+    return [
+        ["", *(_value(place) for place in shown)],
+        ["best", *(_number(max(groups[place], default=math.nan)) for place in shown)],
+        ["mean", *(_mean(groups[place]) for place in shown)],
+        ["trials", *(str(len(groups[place])) for place in shown)],
+        [series.label, *(f"{series.points[place]:.1f}" for place in shown)],
+    ]
+
+
+def _nearest(value: float, places: list[float], log: bool) -> float:
+    if log:
+        return min(places, key=lambda place: abs(math.log(value / place)))
+    return min(places, key=lambda place: abs(value - place))
+
+
+def _mean(values: list[float]) -> str:
+    return _number(sum(values) / len(values)) if values else ABSENT
+
+
+def _number(value: float) -> str:
+    return ABSENT if math.isnan(value) else f"{value:.1f}"
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", r"\|")
+
+
+def _table(lines: list[list[str]]) -> str:
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
+    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))]
+        for line in (lines[0], ruler, *lines[1:])
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded) + "\n"
