@@ -5,6 +5,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from ecocseg.errors import ConfigError
@@ -21,7 +22,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: got {values!r}, expected a mapping of fields")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a type variable may have no hash
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
@@ -55,6 +56,12 @@ def require(ok: bool, field: str, value: object, allowed: str) -> None:
     """Raise ConfigError, naming `field`, its `value` and what is `allowed`, unless `ok`."""
     if not ok:
         raise ConfigError(f"{field}: got {value!r}, allowed is {allowed}")
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Annotations as types; looking them up takes longer than all the rest."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

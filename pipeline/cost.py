@@ -1,10 +1,11 @@
 """What a run costs: multiply-accumulates, GPU hours, GPU memory; derived, without a GPU."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from ecocseg.engine.memory import CONTEXT, MemoryEstimate, Pass, training_memory, training_passes
-from ecocseg.errors import UserError
+from ecocseg.errors import ConfigError, UserError
 from ecocseg.models.config import ModelConfig
 from pipeline.spec import Components
 
@@ -15,6 +16,8 @@ TERA = 1e12
 TERA_MACS_PER_HOUR = 40_000 * 8 * 2 * 0.11664 / 13.7
 LIMIT_GB = 24
 """Of the GPU that the recipes are meant for, an RTX 3090."""
+POOLED = ("deeplabv3", "deeplabv3plus", "deeplabv3plus_dense", "pan", "pspnet_siamese")
+"""Decoders with batch statistics over one value an image."""
 SAVERS = {
     "schedule.activation_checkpointing=true": "the same numbers, about a third slower",
     "schedule.precision=bf16": "not paper-exact",
@@ -33,6 +36,32 @@ def run_cost(components: Components, config: Any) -> float:
     passes = training_passes(**_settings(components, config))
     step = sum((3 if each.gradient else 1) * _macs(components.model, each) for each in passes)
     return components.schedule.steps * step / TERA
+
+
+def check_batches(components: Components, config: Any) -> None:
+    """Raise ConfigError when the network would train on one image and has no statistics of it.
+
+    GPUs share their batch statistics: what counts is a step's part of the whole batch.
+    """
+    schedule, decoder = components.schedule, components.model.decoder
+    parts = {
+        name: getattr(schedule, name) // schedule.micro_batches
+        for name in ("labelled_batch", "unlabelled_batch")
+    }
+    if decoder not in POOLED or 1 not in parts.values():
+        return
+    whole = replace(schedule, gpus=1)
+    settings = _settings(replace(components, schedule=whole), config)
+    # Micro-batches are passes like any other: here they are what the batch is.
+    settings["schedule"] = replace(whole, micro_batches=1, **parts)
+    if any(each.gradient and each.images[0] == 1 for each in training_passes(**settings)):
+        single = [name for name, size in parts.items() if size == 1]
+        raise ConfigError(
+            f"schedule.{single[0]}: got {getattr(schedule, single[0])} with schedule.micro_batches "
+            f"{schedule.micro_batches}, so that a pass has one image; model.decoder {decoder!r} "
+            "pools each image to one value, and batch statistics want two: make the batch larger, "
+            "micro_batches smaller, or take another decoder"
+        )
 
 
 def run_memory(components: Components, config: Any) -> MemoryEstimate | None:

@@ -4,7 +4,7 @@ Not from the prepared data: a plan without data has the same runs, and an image 
 somewhere does not change the length of a run. Preparation says when the numbers differ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecocseg.config import from_mapping
@@ -14,15 +14,25 @@ from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
 from pipeline.compose import load_yaml
 
+_EPOCHS = "schedule.epochs"
 
-def with_steps(config: Mapping[str, Any]) -> dict[str, Any]:
+
+def with_steps(config: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The components with `schedule.steps`, where only `schedule.epochs` was given.
 
-    Steps that are given win over epochs. Raises ConfigError when neither is, and when a data set
-    does not say how many images it has.
+    Steps that are given win over epochs of a schedule's file. Raises ConfigError when neither is
+    given, when the last of both among `overrides` are epochs that the steps would hide, and when a
+    data set does not say how many images it has.
     """
     schedule = dict(config["schedule"])
     if schedule["steps"] is not None:
+        typed = [o for o in overrides if o.partition("=")[0] in ("schedule.steps", _EPOCHS)]
+        if typed and typed[-1].startswith(_EPOCHS) and schedule["epochs"] is not None:
+            raise ConfigError(
+                f"{_EPOCHS}: got {schedule['epochs']}, but the schedule counts steps and has "
+                f"{schedule['steps']} of them, so that no epochs would be looked at; add "
+                "schedule.steps=null behind it, or give schedule.steps instead"
+            )
         schedule["epochs"] = None
         return {**config, "schedule": schedule}
     epochs = schedule["epochs"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ecocseg.config import unknown
 from ecocseg.errors import ConfigError
-from pipeline.compose import compose_config, names
+from pipeline.compose import compose_experiment, names
 
 LAYOUTS = ("per_class", "grid", "cost")
 SCORES = ("iou", "dice", "accuracy")
@@ -21,7 +21,7 @@ def load_experiment(name: str) -> dict[str, Any]:
     """The `experiment` section of pipeline/conf/experiment/<name>.yaml, checked."""
     if name not in names("experiment"):
         raise ConfigError(unknown("experiments", "experiment", name, names("experiment")))
-    experiment: dict[str, Any] = compose_config([f"experiment={name}"])["experiment"]
+    experiment = compose_experiment(name)
     check_experiment(experiment, f"pipeline/conf/experiment/{name}.yaml: experiment")
     if experiment["name"] != name:
         raise ConfigError(

@@ -31,7 +31,6 @@ _FILTERS = ("experiment", "cell", "seed", "state")
 _WATCH_S = 2.0
 _BAR = 30
 _PIPE_WIDTH = 120
-_MOST = 100
 
 
 def show(
@@ -81,17 +80,12 @@ def draw(glance: Glance, width: int, everything: bool = False, height: int | Non
     listed = [run for run in glance.runs if everything or run.state not in _QUIET]
     listed.sort(key=lambda run: STATES.index(run.state))
     notes = [run for run in listed if run.state in ("failed", "stopped") and run.cause]
-    found = len(listed)
     if height is not None:
-        room = max(3, height - len(parts) - 7)
+        room = max(3, height - len(parts) - 6)
         listed = listed[:room]
         notes = notes[: max(2, room - len(listed))]
-    elif not everything:
-        listed, notes = listed[:_MOST], notes[:_MOST]
     if listed:
         parts += [Text(""), _runs(listed, width)]
-    if found > len(listed):
-        parts.append(Text(f"and {found - len(listed)} more; --all lists them", "dim"))
     for run in notes:
         first = f"{name_of(run)}: {run.cause.strip().partition(chr(10))[0]}"
         cut = first if len(first) <= width else f"{first[: width - 1]}…"
@@ -137,10 +131,10 @@ def _context(glance: Glance) -> list[str]:
     elif any(run.planned and run.state not in ("finished", "copy") for run in glance.runs):
         lines.append("no grid runs here; `ecocseg grid` goes on with what is not finished")
     if (search := glance.search) is not None:
-        counts = ", ".join(f"{count} {state}" for state, count in search.trials.items())
-        best = "" if search.best is None else f", best {search.best:.2f}"
-        who = search.driver or "another process"
-        lines.append(f"search: {counts or 'no trial yet'}{best}; driven by {who}")
+        lines.append(
+            f"search: {search.begun} trials begun, {search.running} running, {search.ended} at "
+            f"their end; driven by {search.driver or 'another process'}"
+        )
     return lines
 
 

@@ -19,7 +19,7 @@ from ecocseg.errors import ConfigError, DataError
 from ecocseg.files import atomic_write, sha256_file
 from ecocseg.models.weights import is_file
 from pipeline.compose import compose_config, load_yaml, names
-from pipeline.cost import run_cost
+from pipeline.cost import check_batches, run_cost
 from pipeline.epochs import with_steps
 from pipeline.experiments import load_experiment, report_of
 from pipeline.needs import needs_of
@@ -73,13 +73,21 @@ def compose_cell(
     one-hot cell) is passed over, so that one list of overrides serves a whole experiment; with
     `strict` it is an error.
     """
+    config, components, _ = _composed(experiment, cell, overrides, strict=strict)
+    return config, components
+
+
+def _composed(
+    experiment: Mapping[str, Any], cell: str, overrides: Sequence[str], *, strict: bool = False
+) -> tuple[dict[str, Any], Components, list[str]]:
+    """As `compose_cell`, and the overrides that reached the cell."""
     cells = experiment["cells"]
     if cell not in cells:
         raise ConfigError(unknown("cell", "cell", cell, list(cells)))
     base = [f"experiment={experiment['name']}", *cells[cell]["overrides"]]
-    overrides = applicable(base, overrides, strict=strict)
-    config = with_steps(clean_config(compose_config([*base, *overrides])))
-    return config, validate(config)
+    kept = applicable(base, overrides, strict=strict)
+    config = with_steps(clean_config(compose_config([*base, *kept])), [*base, *kept])
+    return config, validate(config), kept
 
 
 def applicable(base: Sequence[str], overrides: Sequence[str], *, strict: bool = False) -> list[str]:
@@ -89,7 +97,8 @@ def applicable(base: Sequence[str], overrides: Sequence[str], *, strict: bool = 
     With `strict` none is left out, so that composing refuses what does not fit.
     """
     choices = [o for o in overrides if o.partition("=")[0] in _VARYING]
-    chosen = compose_config([*base, *choices]) if overrides else {}
+    varying = any(o.partition(".")[0] in _VARYING for o in overrides)
+    chosen = compose_config([*base, *choices]) if varying else {}
     kept = []
     for override in overrides:
         path, _, value = override.partition("=")
@@ -154,26 +163,33 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
         experiment = load_experiment(name)
         overrides = [*file_overrides(params), *experiment_overrides(params, name)]
         for order, (cell, entry) in enumerate(experiment["cells"].items()):
-            config, components = compose_cell(experiment, cell, overrides)
+            config, components, kept = _composed(experiment, cell, overrides)
             data = {
                 dataset: fingerprint(params, dataset, need_data)
                 for dataset in components.benchmark.datasets
             }
             data |= file_fingerprints(components)
             data |= list_fingerprints(params, components, need_data)
+            check_batches(components, config)
+            report = report_of(experiment, entry, config, order, kept)
+            cost, needs = run_cost(components, config), needs_of(components, config)
             for seed in params.seeds:
                 spec = RunSpec(experiment=name, cell=cell, seed=seed, config=config, data=data)
-                base = [f"experiment={name}", *entry["overrides"]]
-                kept = applicable(base, overrides)
-                report = report_of(experiment, entry, config, order, kept)
-                rows.append(plan_row(spec, components, report))
+                rows.append(plan_row(spec, components, report, cost, needs))
     return rows
 
 
 def plan_row(
-    spec: RunSpec, components: Components, report: Mapping[str, Any], cost: float | None = None
+    spec: RunSpec,
+    components: Components,
+    report: Mapping[str, Any],
+    cost: float | None = None,
+    needs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A run as one line of plan.jsonl; its cost, derived if None, is in 10^12 operations."""
+    """A run as one line of plan.jsonl; its cost is in 10^12 operations.
+
+    Cost and needs are derived where they are None; all seeds of a cell have the same.
+    """
     if cost is None:
         cost = run_cost(components, spec.config)
     return {
@@ -182,7 +198,7 @@ def plan_row(
         "cell": spec.cell,
         "seed": spec.seed,
         "cost": float(f"{cost:.6g}"),
-        "needs": needs_of(components, spec.config),
+        "needs": dict(needs) if needs is not None else needs_of(components, spec.config),
         "spec": spec.to_dict(),
         "report": dict(report),
     }
@@ -256,4 +272,20 @@ def read_plan(path: Path = PLAN_FILE) -> list[dict[str, Any]]:
     """The rows of plan.jsonl; DataError when it is not there."""
     if not path.is_file():
         raise DataError(f"{path}: there is no plan yet; run `dvc repro plan`")
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    rows: list[dict[str, Any]] = []
+    with path.open() as file:
+        for line in filter(str.strip, file):
+            rows.append(json.loads(line))
+            if len(rows) > 1:
+                _share(rows[-1], rows[-2])
+    return rows
+
+
+def _share(row: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Let the runs of a cell, which follow each other, hold one object of what they have alike."""
+    if (row["experiment"], row["cell"]) != (before["experiment"], before["cell"]):
+        return
+    for values, known in ((row, before), (row.get("spec", {}), before.get("spec", {}))):
+        for name, value in values.items():
+            if isinstance(value, dict) and value == known.get(name):
+                values[name] = known[name]

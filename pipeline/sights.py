@@ -38,10 +38,11 @@ class RunSight:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSight:
-    """A search under way: its trials by state, the best score so far (percent), who drives it."""
+    """The search: trials that began, ended and are under way, and who drives it."""
 
-    trials: dict[str, int]
-    best: float | None
+    begun: int
+    ended: int
+    running: int
     driver: Holder | None
 
 

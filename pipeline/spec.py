@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +20,10 @@ from ecocseg.version import RESULTS_VERSION
 COMPONENTS = ("benchmark", "model", "encoding", "method", "schedule")
 # Settings of a schedule that decide how fast or how safe a run is, never what comes out of it.
 SPEED_ONLY = ("loader_workers", "checkpoint_every", "activation_checkpointing", "gpus")
+
+
+DIGITS = 10
+"""Of a run's digest, at the end of its id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +53,20 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """Experiment, cell and seed for people, then ten digits that tell the content."""
-        return f"{self.experiment}-{self.cell}-s{self.seed}-{self.digest[:10]}"
+        return f"{self.experiment}-{self.cell}-s{self.seed}-{self.digest[:DIGITS]}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the content: names of experiment and cell are not part of it."""
-        config = json.loads(json.dumps(self.config))
-        for name in (*SPEED_ONLY, "epochs"):
-            config["schedule"].pop(name, None)
-        content = {
-            "config": config,
+        rest = {
             "data": dict(self.data),
-            "seed": self.seed,
             "results_version": self.results_version,
+            "seed": self.seed,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        # One sorted JSON object, of which the runs of a cell share the first part.
+        config = _content(json.dumps(self.config))
+        content = f'{{"config": {config}, {json.dumps(rest, sort_keys=True)[1:]}'
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they stand in the plan, the record and the tracking."""
@@ -88,6 +92,15 @@ class RunSpec:
         )
 
 
+@lru_cache(maxsize=64)
+def _content(config: str) -> str:
+    """A configuration's content as sorted JSON; the runs of a cell follow each other."""
+    values = json.loads(config)
+    for name in (*SPEED_ONLY, "epochs"):
+        values["schedule"].pop(name, None)
+    return json.dumps(values, sort_keys=True)
+
+
 def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The components of a composed configuration, without the shorthands of its templates.
 
@@ -110,10 +123,27 @@ def validate(config: Mapping[str, Any]) -> Components:
     if method_name not in METHODS:
         raise ConfigError(unknown("method.name", "method", str(method_name), list(METHODS)))
     method_config = import_module(f"ecocseg.methods.{method_name}").Config
-    return Components(
+    found = Components(
         benchmark=from_mapping(BenchmarkConfig, config["benchmark"], "benchmark"),
         model=from_mapping(ModelConfig, config["model"], "model"),
         encoding=from_mapping(ENCODINGS[encoding_name][0], encoding, "encoding"),
         method=from_mapping(method_config, method, "method"),
         schedule=from_mapping(FitConfig, config["schedule"], "schedule"),
     )
+    _check_heads(found.model, method_name)
+    return found
+
+
+def _check_heads(model: ModelConfig, method: str) -> None:
+    """Refuse a method that would leave a part of the network untrained."""
+    if model.decoder == "hrda" and _method_class(method).whole_images:
+        fitting = [name for name in METHODS if not _method_class(name).whole_images]
+        raise ConfigError(
+            f"model.decoder: got 'hrda' with method {method!r}, which learns from predictions of "
+            "whole images and never from hrda's detail crop; take another decoder, or one of the "
+            f"methods {', '.join(fitting)}"
+        )
+
+
+def _method_class(name: str) -> Any:
+    return getattr(import_module(f"ecocseg.methods.{name}"), METHODS[name])

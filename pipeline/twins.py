@@ -4,17 +4,19 @@ A run's digest leaves out the names of experiment and cell. Of the planned runs 
 is trained; the others get its record under their own names, with `same_as` naming the run.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import UserError
 from pipeline.deviations import deviations
-from pipeline.records import read_record, write_record
-from pipeline.spec import SPEED_ONLY, RunSpec
+from pipeline.records import read_record, read_short_record, write_record
+from pipeline.spec import DIGITS, SPEED_ONLY, RunSpec
 from pipeline.status import record_file, run_directory
 
 Row = Mapping[str, Any]
+_TOLD = re.compile(rf".*-([0-9a-f]{{{DIGITS}}})")
 
 
 def digest_of(row: Row) -> str:
@@ -27,13 +29,14 @@ def originals(rows: Sequence[Row], results: Path) -> dict[str, str]:
 
     A run with a record comes first, of this plan or an earlier one, then one that has begun.
     """
-    open_rows = [row for row in rows if not record_file(results, row["run_id"]).is_file()]
-    if not open_rows:
+    done = {path.stem for path in (results / "records").glob("*.json")}
+    digests = {row["run_id"]: digest_of(row) for row in rows if row["run_id"] not in done}
+    if not digests:
         return {}
-    known = _finished(results / "records")
-    for row in sorted(open_rows, key=lambda row: not _begun(results, row["run_id"])):
-        known.setdefault(digest_of(row), row["run_id"])
-    found = {row["run_id"]: known[digest_of(row)] for row in open_rows}
+    known = _finished(results / "records", set(digests.values()))
+    for run_id in sorted(digests, key=lambda run_id: not _begun(results, run_id)):
+        known.setdefault(digests[run_id], run_id)
+    found = {run_id: known[digest] for run_id, digest in digests.items()}
     return {run_id: source for run_id, source in found.items() if source != run_id}
 
 
@@ -68,13 +71,21 @@ def copy_record(row: Row, source: str, results: Path) -> bool:
     return True
 
 
-def _finished(records: Path) -> dict[str, str]:
-    """Digest -> run id of every record that can be read, the computed ones before copies."""
+def _finished(records: Path, wanted: Collection[str]) -> dict[str, str]:
+    """Digest -> run id of the records with a digest that is wanted, the computed before copies.
+
+    A run's id ends with the beginning of its digest: only those records are read, and those that
+    are called otherwise.
+    """
+    beginnings = {digest[:DIGITS] for digest in wanted}
     found: dict[str, str] = {}
     copies: dict[str, str] = {}
     for path in sorted(p for p in records.glob("*.json") if not p.name.startswith(".")):
+        told = _TOLD.fullmatch(path.stem)
+        if told and told[1] not in beginnings:
+            continue
         try:
-            record = read_record(path)
+            record, _ = read_short_record(path)
             digest = digest_of(record)
         except (UserError, KeyError, TypeError):
             # Of another version of this project: no run of this plan has its content.

@@ -3,14 +3,27 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from ecocseg.errors import ConfigError
+from ecocseg.models.blank import blank_model
+from ecocseg.models.config import DECODERS, ModelConfig
 from ecocseg.models.cost import network_cost
 from pipeline.cli import main
-from pipeline.cost import TERA_MACS_PER_HOUR, card_gb, run_cost, run_memory
+from pipeline.compose import compose_config
+from pipeline.cost import (
+    POOLED,
+    TERA_MACS_PER_HOUR,
+    card_gb,
+    check_batches,
+    run_cost,
+    run_memory,
+)
 from pipeline.exhausted import savers
 from pipeline.params import DataParams, load_params
 from pipeline.planning import compose_cell, load_experiment, plan
-from pipeline.stages.plan import legend, overview
+from pipeline.spec import clean_config, validate
+from pipeline.stages.plan import legend, overview, seeds_text
 
 
 def cell(name, overrides=(), experiment="table01_uda"):
@@ -102,3 +115,72 @@ def test_copies_cost_once(tmp_path):
     alone = legend(shared[:1]).splitlines()
     both = legend(shared).splitlines()
     assert both == [*alone, "1 of 2 runs are copies of others, computed once"]
+
+
+@pytest.mark.parametrize("decoder", sorted(DECODERS))
+def test_decoders_that_pool_an_image_to_one_value_want_two_images(decoder):
+    encoder = {"dpt_vit": "tu-test_vit", "unet_slices": "unet_slices"}.get(decoder, "resnet18")
+    crop = (64, 64) if decoder == "hrda" else None
+    model = ModelConfig(decoder=decoder, encoder=encoder, hr_crop=crop)
+    network = blank_model(model, 5).train()
+    one = torch.empty(1, model.image_channels, 128, 128, device="meta")
+    try:
+        network.outputs(one, torch.Generator())
+        fails = False
+    except ValueError as error:
+        fails = "more than 1 value per channel" in str(error)
+    assert fails == (decoder in POOLED)
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "refused"),
+    [
+        ("supervised", ["schedule.labelled_batch=1"], "schedule.labelled_batch: got 1"),
+        ("supervised", ["schedule.labelled_batch=2"], None),
+        ("supervised", ["schedule.labelled_batch=2", "schedule.micro_batches=2"],
+         "schedule.labelled_batch: got 2 with schedule.micro_batches 2"),
+        ("fixmatch", ["schedule.unlabelled_batch=1"], "schedule.unlabelled_batch: got 1"),
+        ("supervised", ["schedule.labelled_batch=1", "model=small_daformer"], None),
+        # Its views come in pairs.
+        ("unimatch", ["schedule.unlabelled_batch=1"], None),
+    ],
+)  # fmt: skip
+def test_a_batch_of_one_image_is_refused_where_statistics_want_two(method, overrides, refused):
+    base = ["model=small", f"method={method}", "encoding=one-hot"]
+    config = clean_config(compose_config([*base, *overrides]))
+    assert config["model"]["decoder"] in ("deeplabv3plus", "daformer")
+    if refused is None:
+        check_batches(validate(config), config)
+    else:
+        with pytest.raises(ConfigError) as caught:
+            check_batches(validate(config), config)
+        assert refused in str(caught.value)
+
+
+def test_many_cells_that_are_alike_share_a_line(tmp_path):
+    (row, *_) = plan(
+        replace(load_params(), experiments=["streets_uda"], seeds=[0]), need_data=False
+    )
+    rows = [row | {"cell": f"c{number}", "seed": seed} for number in range(70) for seed in range(4)]
+    other = row | {"cell": "other", "cost": row["cost"] / 4}
+    (table,), _ = overview([*rows, other], tmp_path)
+    assert table.title == "streets_uda: 71 cells, 281 runs"
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == ["c0 and 69 more", "other"]
+    assert cells[3] == ["0 to 3", "0"]
+    assert cells[-1] == ["no data yet"] * 2
+    (table,), _ = overview(rows[:160], tmp_path)
+    assert table.row_count == 40
+
+
+@pytest.mark.parametrize(
+    ("seeds", "text"),
+    [
+        ([0], "0"),
+        ([0, 1], "0, 1"),
+        ([0, 1, 2], "0 to 2"),
+        ([3, 1, 2, 3, 4, 7, 8], "3, 1 to 4, 7, 8"),
+    ],
+)
+def test_seeds_are_told_in_short(seeds, text):
+    assert seeds_text(seeds) == text

@@ -30,6 +30,22 @@ def test_steps_win_and_the_rate_follows_the_batch():
     assert supervised.optim.for_batch(supervised.labelled_batch).lr == pytest.approx(1e-3)
 
 
+def test_epochs_that_steps_would_hide_are_refused():
+    def composed(*overrides):
+        experiment = load_experiment("streets_uda")
+        return compose_cell(experiment, "oracle", overrides)[1].schedule
+
+    with pytest.raises(
+        ConfigError, match=r"schedule\.epochs: got 5, but the schedule counts steps"
+    ):
+        composed("schedule.epochs=5")
+    # What is typed last is meant.
+    assert composed("schedule.epochs=5", "schedule.steps=7").steps == 7
+    with pytest.raises(ConfigError, match=r"has 7 of them"):
+        composed("schedule.steps=7", "schedule.epochs=5")
+    assert composed("schedule.epochs=null").steps == 200
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

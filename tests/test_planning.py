@@ -75,6 +75,19 @@ def test_a_typo_or_a_value_out_of_range_ends_at_the_plan(override, message):
         plan(params(experiments=["streets_uda"], overrides=[override]), need_data=False)
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "mic"])
+def test_hrda_goes_with_methods_that_train_its_detail_crop(method):
+    def composed():
+        values = ["model=small_hrda", f"method={method}", "benchmark=streets_uda"]
+        return validate(clean_config(compose_config(values)))
+
+    if method in ("supervised", "dacs", "daformer"):
+        assert composed().model.decoder == "hrda"
+    else:
+        with pytest.raises(ConfigError, match=rf"model.decoder: got 'hrda' with method '{method}'"):
+            composed()
+
+
 def test_what_a_search_found_is_usable_by_the_plan(tmp_path):
     path = tmp_path / "best.yaml"
     path.write_text("overrides: [encoding.threshold=0.7, encoding.temperature=0.2]\nvalue: 1.0\n")

@@ -4,13 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ecocseg.errors import UserError
+from pipeline.record_text import read_diagnostics, read_short, to_text
 from pipeline.records import (
     comparable,
     is_finished,
     read_record,
     read_records,
+    read_short_record,
     record_path,
     write_record,
 )
@@ -189,3 +193,62 @@ def test_unreadable_files_are_named(tmp_path: Path):
     (tmp_path / "other.json").write_text(whole)
     with pytest.raises(UserError, match="file of another name"):
         read_record(tmp_path / "other.json")
+
+
+def test_a_short_record_is_the_record_without_its_long_parts(tmp_path: Path):
+    for diagnosed in (False, True):
+        record = json.loads(json.dumps(make_record()))
+        if diagnosed:
+            network = {"pixels": 1, "rank": [1], "bits": {}, "classes": {}, "labels": {}}
+            record["diagnostics"] = {"student": network, "teacher": None, "images": 2}
+        path = write_record(tmp_path, record)
+        text = path.read_text()
+        assert read_diagnostics(path) == record.get("diagnostics")
+        expected = json.loads(json.dumps(record))
+        expected.pop("diagnostics", None)
+        del expected["curves"]["train"]
+        assert read_short(path) == (expected, diagnosed)
+        assert read_short_record(path) == (expected, diagnosed)
+        # Laid out as before, or by a person: read as a whole.
+        path.write_text(json.dumps(record, indent=1))
+        assert read_short(path) is None
+        assert read_short_record(path) == (expected, diagnosed)
+        assert read_diagnostics(path) == record.get("diagnostics")
+        # A point and a row of a matrix are a line each.
+        step = record["curves"]["train"][0]["step"]
+        assert f'\n   {{"step": {step}, ' in text
+
+
+def test_a_short_record_that_is_faulty_is_refused_as_the_whole_is(tmp_path: Path):
+    path = write_record(tmp_path, make_record())
+    text = path.read_text()
+    for wrong in (
+        text.replace('"seed"', '"sead"'),
+        text[: len(text) // 3],
+        text.replace("[", "", 1),
+    ):
+        path.write_text(wrong)
+        with pytest.raises(UserError) as whole:
+            read_record(path)
+        with pytest.raises(UserError) as short:
+            read_short_record(path)
+        assert str(short.value) == str(whole.value)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+        ),
+    )
+)
+def test_any_values_survive_the_layout(value):
+    record = {"x": value, "curves": {"train": [], "eval": [{"step": 1}]}, "diagnostics": value}
+    text = to_text(record)
+    assert json.loads(text) == record
+    assert list(json.loads(text)) == ["x", "diagnostics", "curves"]

@@ -176,6 +176,17 @@ def test_a_record_that_cannot_be_read_is_nobodys_original(planned, tmp_path):
     ]
 
 
+def test_records_of_other_content_are_not_even_opened(planned, tmp_path):
+    (tmp_path / "records").mkdir()
+    row = planned["source-only"]
+    other = row["run_id"][:-10] + "0" * 10
+    (tmp_path / "records" / f"{other}.json").mkdir()
+    assert originals([row], tmp_path) == {}
+    (tmp_path / "records" / f"earlier-{row['run_id'][-10:]}.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        originals([row], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("paper", "overrides", "schedule", "bf16", "expected"),
     [

@@ -1,7 +1,6 @@
 """What a network holds for its backward pass, counted on PyTorch's device "meta"."""
 
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -10,16 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
+from ecocseg.engine.meter import Meter, uncounted
 from ecocseg.models.blank import META, blank_model
 from ecocseg.models.checkpointing import checkpoint_blocks
 from ecocseg.models.config import ModelConfig
 from ecocseg.models.cost import operations
 from ecocseg.types import Head, Outputs
-
-_ROUNDING = 512  # bytes; PyTorch's allocator on a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ def footprint(
     )
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def _measure(
     model: ModelConfig,
     channels: int,
@@ -73,12 +70,26 @@ def _measure(
     recompute: bool,
     views: int,
 ) -> Footprint:
-    network = _network(model, channels, recompute)
+    # The first to ask may be a pass without gradient; the answer is kept for those with one. And
+    # its own meter counts nothing of this, as it would not the next time.
+    with uncounted(), torch.enable_grad():
+        return _measured(
+            _network(model, channels, recompute), model, images, bf16, recompute, views
+        )
+
+
+def _measured(
+    network: Any,
+    model: ModelConfig,
+    images: tuple[int, int, int],
+    bf16: bool,
+    recompute: bool,
+    views: int,
+) -> Footprint:
     count, height, width = images
     batch = torch.empty(count, model.image_channels, height, width, device=META)
     meter = Meter([network])
-    # The first to ask may be a pass without gradient; the answer is kept for those with one.
-    with torch.enable_grad(), _autocast(network, bf16), meter:
+    with _autocast(network, bf16), meter:
         with counted_operations(network) as operations:
             if views:
                 found = _whole(network(batch, partial(_perturbed, views=views)))
@@ -148,45 +159,6 @@ def counted_operations(network: nn.Module) -> Iterator[list[float]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-class Meter(TorchDispatchMode):
-    """Counts the storages that operations make on "meta" while they live: `live`, `peak`."""
-
-    def __init__(self, networks: Sequence[nn.Module] = ()) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: dict[int, Any] = {}
-        for network in networks:
-            for tensor in [*network.parameters(), *network.buffers()]:
-                storage = tensor.untyped_storage()
-                self._known[id(storage)] = weakref.ref(storage)
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for tensor in [found] if isinstance(found, Tensor) else tree_leaves(found):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
-                self._count(tensor.untyped_storage())
-        return found
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        known = self._known.get(id(storage))
-        if known is not None and known() is storage:
-            return
-        size = -(-storage.nbytes() // _ROUNDING) * _ROUNDING
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-        def forget(_: Any) -> None:
-            self.live -= size
-
-        self._known[id(storage)] = weakref.ref(storage, forget)
 
 
 @contextmanager

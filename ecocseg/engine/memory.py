@@ -8,18 +8,19 @@ once, and whenever the method calls it, a block as large as what that run holds 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ecocseg.codes.codebook import Codebook
 from ecocseg.config import from_mapping
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
-from ecocseg.engine.footprint import Footprint, Meter, footprint, weights
+from ecocseg.engine.footprint import Footprint, footprint, weights
+from ecocseg.engine.meter import Meter
+from ecocseg.engine.recipe import recipe_text, step_sizes
 from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.seed import generator
 from ecocseg.errors import ConfigError
@@ -86,8 +87,8 @@ def training_memory(
 
     Raises what building the network, the encoding or the method raises.
     """
-    recipe = _recipe(
-        model, encoding, method, _sizes(schedule), class_names, labelled_crop, unlabelled_crop
+    recipe = recipe_text(
+        model, encoding, method, step_sizes(schedule), class_names, labelled_crop, unlabelled_crop
     )
     return _of_recipe(recipe).memory
 
@@ -121,42 +122,11 @@ def training_passes(
     Arguments and errors are those of `training_memory`.
     """
     # However a batch is cut or kept, as many images go through the network.
-    sizes = _sizes(replace(schedule, gpus=1, micro_batches=1, activation_checkpointing=False))
-    recipe = _recipe(model, encoding, method, sizes, class_names, labelled_crop, unlabelled_crop)
+    sizes = step_sizes(replace(schedule, gpus=1, micro_batches=1, activation_checkpointing=False))
+    recipe = recipe_text(
+        model, encoding, method, sizes, class_names, labelled_crop, unlabelled_crop
+    )
     return _of_recipe(recipe).passes
-
-
-def _recipe(
-    model: ModelConfig,
-    encoding: Mapping[str, Any],
-    method: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    class_names: Sequence[str],
-    labelled_crop: tuple[int, int],
-    unlabelled_crop: tuple[int, int] | None,
-) -> str:
-    """What decides the result, as a text that a cache can look up."""
-    values = {
-        "model": asdict(replace(model, weights="none", weights_sha256=None)),
-        "encoding": _without_file(encoding),
-        "method": dict(method),
-        "sizes": dict(sizes),
-        "names": list(class_names),
-        "crops": [list(labelled_crop), list(unlabelled_crop or labelled_crop)],
-    }
-    return json.dumps(values, sort_keys=True, default=list)
-
-
-def _sizes(schedule: FitConfig) -> dict[str, Any]:
-    """What of a schedule decides how much memory a step takes: one part of the batch of one GPU."""
-    parts = schedule.gpus * schedule.micro_batches
-    return {
-        "labelled_batch": -(-schedule.labelled_batch // parts),
-        "unlabelled_batch": -(-schedule.unlabelled_batch // parts),
-        "bf16": schedule.precision == "bf16",
-        "recompute": schedule.activation_checkpointing,
-        "moments": 2 if schedule.optim.name == "adamw" else int(schedule.optim.momentum > 0),
-    }
 
 
 class _Step(NamedTuple):
@@ -172,12 +142,8 @@ def _of_recipe(recipe: str) -> _Step:
     encoding = _encoding(values["encoding"], values["names"]).to(META)
     model = from_mapping(ModelConfig, values["model"], "model")
     network = _Network(model, encoding.channels, bf16=sizes["bf16"], recompute=sizes["recompute"])
-    step = partial(_step, method, network, encoding, sizes, values["crops"])
-    # The first time for the network's footprints, which are not to be counted.
-    step()
-    passes = tuple(network.passes)
     with Meter() as meter:
-        step()
+        _step(method, network, encoding, sizes, values["crops"])
     held, gradients = weights(model, encoding.channels)
     memory = MemoryEstimate(
         weights=held,
@@ -189,7 +155,7 @@ def _of_recipe(recipe: str) -> _Step:
         labels=max(meter.peak - network.largest, 0),
         allowance=_WORKSPACE + int(_FRAGMENTS * max(meter.peak, network.largest)),
     )
-    return _Step(memory, passes)
+    return _Step(memory, tuple(network.passes))
 
 
 def _step(
@@ -225,14 +191,6 @@ def _step(
             loss.value.backward()
             # Its graph goes before the next summand makes another, as in training.
             del loss
-
-
-def _without_file(encoding: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoding with the length of its codebook file: another one may get the file's name."""
-    options = dict(encoding)
-    if options.get("codebook_path") is not None:
-        options["length"] = Codebook.load(options.pop("codebook_path")).length
-    return options
 
 
 def _encoding(values: Mapping[str, Any], names: Sequence[str]) -> Any:

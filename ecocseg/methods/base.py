@@ -109,6 +109,8 @@ class Method(ABC):
     averages_buffers: ClassVar[bool] = True
     """Whether the teacher's buffers (batch statistics) are averaged like its parameters."""
 
+    whole_images: ClassVar[bool] = False
+    """Whether it learns from a network's predictions alone, not from all of its heads."""
     restarts: ClassVar[bool] = False
     """Whether a run has several stages, each of which begins with the first weights."""
     least_steps: ClassVar[int] = 1

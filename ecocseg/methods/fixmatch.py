@@ -41,6 +41,7 @@ class FixMatch(Method):
 
     name = "fixmatch"
     streams = ("labelled", "unlabelled", "partner")
+    whole_images = True
 
     def __init__(self, config: Config) -> None:
         self.config = config

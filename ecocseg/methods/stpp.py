@@ -78,6 +78,7 @@ class STPlusPlus(Method):
 
     name = "stpp"
     streams = ("labelled", "unlabelled")
+    whole_images = True
     restarts = True
     least_steps = 3
 

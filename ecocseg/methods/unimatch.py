@@ -49,6 +49,7 @@ class UniMatch(Method):
 
     name = "unimatch"
     streams = ("labelled", "unlabelled", "partner")
+    whole_images = True
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -42,6 +42,7 @@ class UniMatchV2(Method):
 
     name = "unimatch_v2"
     streams = ("labelled", "unlabelled")
+    whole_images = True
     uses_teacher = True
 
     def __init__(self, config: Config) -> None:

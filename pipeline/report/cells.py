@@ -63,6 +63,8 @@ class Cell:
     """Further places of a grid (group, column, paper) that show the same runs."""
     run_ids: dict[int, str] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
+    scores: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict, compare=False)
+    """By selection and mean, what `lines.cell_means` found: many parts of the report ask for it."""
 
     @property
     def row(self) -> str:

@@ -15,7 +15,7 @@ from pipeline.report.scores import chosen_confusion, statistic
 from pipeline.report.style import COLOURS, ECOC, INK, ONE_HOT
 
 # What a picture can hold.
-_MOST_PAIRS, _MOST_BARS, _MOST_NAMES = 6, 4, 40
+_MOST_PAIRS, _MOST_BARS, _MOST_NAMES, _MOST_MATRICES = 6, 4, 40, 6
 _SMALL = 4.6  # points, of letters that 81 names leave room for
 
 
@@ -104,7 +104,7 @@ def draw_confusion(experiment: Experiment, path: Path) -> Drawn | None:
     """Row-normalised confusion matrix of the best cell of each block, all its seeds added up."""
     best = [
         cell
-        for block in experiment.blocks
+        for block in experiment.blocks[:_MOST_MATRICES]
         if (cell := best_cell(experiment, [c for c in experiment.cells if c.block == block]))
     ]
     if not best:

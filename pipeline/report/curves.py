@@ -1,24 +1,26 @@
 """What was logged over training, as pandas frames: one row per experiment, cell, seed and step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from pipeline.report.cells import Experiment
+from pipeline.report.cells import Cell, Experiment
+from pipeline.report.reading import training_of
 
 EVALUATION_COLUMNS = ["experiment", "cell", "label", "column", "seed", "step", "network", "miou"]
 
 
-def evaluation_curves(experiment: Experiment) -> pd.DataFrame:
+def evaluation_curves(experiment: Experiment, cells: Sequence[Cell] | None = None) -> pd.DataFrame:
     """Validation mIoU in percent in long format (EVALUATION_COLUMNS), student and teacher.
 
+    Of all cells, or those that are given.
     Or the protocol's score, where it is another (`protocols.score_name`). `column` is what a curve
     competes in (block, column of a grid, or group), `label` its name in there.
     """
     rows = [
         {**identity, "step": point["step"], "network": network, "miou": point[f"{network}/miou"]}
-        for identity, record in _runs(experiment)
+        for identity, record in _runs(experiment, experiment.cells if cells is None else cells)
         for point in record["curves"]["eval"]
         for network in ("student", "teacher")
         if point.get(f"{network}/miou") is not None
@@ -26,15 +28,15 @@ def evaluation_curves(experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
 
 
-def training_curves(experiment: Experiment) -> pd.DataFrame:
-    """Everything logged while training, a column per logged name without its folder.
+def training_curves(experiment: Experiment, cells: Sequence[Cell]) -> pd.DataFrame:
+    """Everything that `cells` logged while training, a column per name without its folder.
 
     "mask_share" and "target/mask_share" are the same diagnostic to a reader; nulls are absent.
     """
     rows = [
         {**identity, **{name.rsplit("/", 1)[-1]: value for name, value in point.items()}}
-        for identity, record in _runs(experiment)
-        for point in record["curves"]["train"]
+        for identity, record in _runs(experiment, cells)
+        for point in training_of(record)
     ]
     return pd.DataFrame(rows)
 
@@ -45,8 +47,10 @@ def over_seeds(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     return grouped.agg(["mean", "std", "count"]).fillna({"std": 0.0}).reset_index()
 
 
-def _runs(experiment: Experiment) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
-    """(what identifies a curve, its record) of every finished run."""
+def _runs(
+    experiment: Experiment, cells: Sequence[Cell]
+) -> list[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """(what identifies a curve, its record) of every finished run of the cells."""
     return [
         (
             {
@@ -58,6 +62,6 @@ def _runs(experiment: Experiment) -> list[tuple[dict[str, Any], Mapping[str, Any
             },
             cell.records[seed],
         )
-        for cell in experiment.cells
+        for cell in cells
         for seed in sorted(cell.records)
     ]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pipeline.report.canvas import plain
 from pipeline.report.cells import Cell, Experiment, pairs
 from pipeline.report.figures import contenders
-from pipeline.report.lines import best_cell
+from pipeline.report.lines import best_cell, foremost
+from pipeline.report.reading import diagnostics_of, has_diagnostics
 from pipeline.report.style import COLOURS, LINES
 
 _MARKERS = "osD^v<>p"
@@ -18,13 +19,21 @@ _MARKERS = "osD^v<>p"
 
 def diagnosed(cells: Iterable[Cell]) -> list[Cell]:
     """The cells with a finished run that has diagnostics; records from before them have none."""
-    return [cell for cell in cells if by_seed(cell)]
+    return [cell for cell in cells if any(has_diagnostics(r) for r in cell.records.values())]
 
 
 def by_seed(cell: Cell) -> list[dict[str, Any]]:
     """The diagnostics of each finished seed that has some."""
-    found = (cell.records[seed].get("diagnostics") for seed in sorted(cell.records))
+    found = (diagnostics_of(cell.records[seed]) for seed in sorted(cell.records))
     return [each for each in found if each is not None]
+
+
+def of_first_seed(cell: Cell) -> dict[str, Any]:
+    """The diagnostics of the lowest seed that has some."""
+    seed = min(seed for seed, record in cell.records.items() if has_diagnostics(record))
+    found = diagnostics_of(cell.records[seed])
+    assert found is not None
+    return found
 
 
 def scored_networks(cell: Cell) -> list[dict[str, Any]]:
@@ -40,7 +49,7 @@ def labelling_networks(cell: Cell) -> list[dict[str, Any]]:
 
 def labeller(cell: Cell) -> str:
     """The network of `labelling_networks`, by name."""
-    return "teacher" if by_seed(cell)[0]["teacher"] else "student"
+    return "teacher" if of_first_seed(cell)["teacher"] else "student"
 
 
 def compared(cells: Sequence[Cell], experiment: Experiment) -> list[Cell]:
@@ -53,7 +62,7 @@ def compared(cells: Sequence[Cell], experiment: Experiment) -> list[Cell]:
     best = best_cell(experiment, cells)
     rivals = experiment.contests[best.contest] if best is not None else []
     known = {cell.name for cell in cells}
-    return [cell for cell in rivals if cell.name in known][: len(COLOURS)]
+    return foremost([cell for cell in rivals if cell.name in known], len(COLOURS))
 
 
 def any_spec(cell: Cell) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def where_counted(cells: Sequence[Cell], networks: Sequence[Mapping[str, Any]]) 
     """
     seeds = sorted({seed for cell in cells for seed in cell.records})
     protocol = cells[0].records[min(cells[0].records)]["protocol"]
-    images = by_seed(cells[0])[0]["images"]
+    images = of_first_seed(cells[0])["images"]
     block = cells[0].block
     pixels = round(networks[0]["pixels"] / max(images, 1))
     return (

@@ -16,11 +16,11 @@ from pipeline.report.cells import Cell, Experiment
 from pipeline.report.codebook_figure import draw_codebooks
 from pipeline.report.diagnosed import (
     any_spec,
-    by_seed,
     colour,
     compared,
     diagnosed,
     labeller,
+    of_first_seed,
     scored_networks,
     scored_roles,
     seed_line,
@@ -35,6 +35,7 @@ from pipeline.report.style import INK
 from pipeline.report.threshold_figure import draw_thresholds
 
 _NEAREST = 6
+_MOST_BOOKS = 9
 _FEWEST = 0.1  # percent of the decisions: what a bin must hold to be shown
 _COLUMNS = ("count", "confidence", "correct")
 
@@ -86,7 +87,7 @@ def _codebooks(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Dra
     """Similarity matrices of the different codebooks."""
     books: dict[tuple[str, ...], str] = {}
     for cell in cells:
-        rows = tuple(by_seed(cell)[0].get("codebook") or ())
+        rows = tuple(of_first_seed(cell).get("codebook") or ())
         if rows:
             options = any_spec(cell)["encoding"]
             given = options.get("codebook_path")
@@ -94,11 +95,16 @@ def _codebooks(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Dra
             books.setdefault(rows, f"{name}, K = {len(rows[0])}")
     if not books:
         return None
+    shown = list(books.items())[:_MOST_BOOKS]
     tables = [
         (name, np.array([[bit == "1" for bit in row] for row in rows], dtype=np.bool_))
-        for rows, name in books.items()
+        for rows, name in shown
     ]
-    return draw_codebooks(tables, experiment.classes, path)
+    drawn = draw_codebooks(tables, experiment.classes, path)
+    if len(shown) < len(books):
+        told = f"{drawn.caption} The first {len(shown)} of {len(books)} codebooks."
+        return Drawn(path=path, caption=told)
+    return drawn
 
 
 def _nearest(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Drawn:

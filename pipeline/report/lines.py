@@ -14,11 +14,22 @@ def cell_means(
     cell: Cell, selection: str | None = None, name: str | None = None
 ) -> dict[int, float]:
     """The mean `name` of a cell (None: its first) in percent, for each finished seed."""
-    name = name or next(iter(cell.means))
-    return {
-        seed: record_mean(cell, name, record, selection)
-        for seed, record in sorted(cell.records.items())
-    }
+    key = selection or cell.selection, name or next(iter(cell.means))
+    if key not in cell.scores:
+        cell.scores[key] = {
+            seed: record_mean(cell, key[1], record, key[0])
+            for seed, record in sorted(cell.records.items())
+        }
+    return cell.scores[key]
+
+
+def foremost(cells: Sequence[Cell], most: int) -> list[Cell]:
+    """The cells, in their order; of more than `most` those with the highest means."""
+    if len(cells) <= most:
+        return list(cells)
+    scores = [statistic(list(cell_means(cell).values())) for cell in cells]
+    there = [(-score.mean, place) for place, score in enumerate(scores) if score is not None]
+    return [cells[place] for place in sorted(place for _, place in sorted(there)[:most])]
 
 
 def record_mean(cell: Cell, name: str, record: Record, selection: str | None = None) -> float:
@@ -58,8 +69,8 @@ def per_class_lines(experiment: Experiment) -> tuple[list[Column], list[Line]]:
             for name, value in zip(classes, scores, strict=True):
                 if name in scored:
                     values[name][seed] = float(value)
-            for name in cell.means:
-                values[name][seed] = record_mean(cell, name, record)
+        for name in cell.means:
+            values[name] |= cell_means(cell, name=name)
         paper = None
         if cell.paper:
             table, column = cell.paper["table"], cell.paper.get("column")

@@ -1,14 +1,14 @@
 """What was planned and what is finished: plan.jsonl and the records, grouped by experiment."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import ConfigError, DataError
-from pipeline.records import read_record, record_path
 from pipeline.report.cells import Block, Cell, Experiment, Mean, Reference
 from pipeline.report.protocols import refuse_mixtures
+from pipeline.report.reading import Reader
 
 
 def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:
@@ -21,15 +21,18 @@ def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in _read_plan(Path(plan_path)):
         groups.setdefault(row["experiment"], []).append(row)
-    return [_experiment(name, rows, Path(records_dir)) for name, rows in groups.items()]
+    folder = Path(records_dir)
+    there = {path.stem: path for path in folder.glob("*.json")}
+    reader = Reader()
+    return [_experiment(name, rows, there, reader) for name, rows in groups.items()]
 
 
 def _read_plan(path: Path) -> list[dict[str, Any]]:
     """Lines of plan.jsonl as dictionaries, checked for the fields that the report needs."""
     if not path.is_file():
         raise DataError(f"{path}: there is no plan; run `ecocseg plan` (or `dvc repro`) first")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(_lines(path), start=1):
         try:
             row = json.loads(line)
             missing = {"run_id", "experiment", "cell", "seed", "report"} - row.keys()
@@ -40,11 +43,22 @@ def _read_plan(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}: no field {sorted(missing)[0]!r}; "
                 f"write the plan again with `ecocseg plan`"
             )
+        # What the runs were made from stands in their records.
+        row.pop("spec", None)
+        if rows and rows[-1]["report"] == row["report"]:
+            row["report"] = rows[-1]["report"]
         rows.append(row)
     return rows
 
 
-def _experiment(name: str, rows: list[dict[str, Any]], records_dir: Path) -> Experiment:
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        yield from file
+
+
+def _experiment(
+    name: str, rows: list[dict[str, Any]], there: Mapping[str, Path], reader: Reader
+) -> Experiment:
     rows = sorted(rows, key=lambda row: row["report"].get("order", 0))
     cells: dict[str, Cell] = {}
     encodings: dict[str, set[str]] = {}
@@ -59,9 +73,10 @@ def _experiment(name: str, rows: list[dict[str, Any]], records_dir: Path) -> Exp
             label = _label(shown, len(encodings[shown["label"]]) > 1)
             cell = cells[row["cell"]] = _cell(row, label, blocks)
         cell.run_ids[row["seed"]] = row["run_id"]
-        path = record_path(records_dir, row["run_id"])
-        if path.is_file():
-            cell.records[row["seed"]] = read_record(path)
+        path = there.get(row["run_id"])
+        if path is not None:
+            networks = ("last.student", "best.student", cell.selection)
+            cell.records[row["seed"]] = reader.read(path, networks)
     first = rows[0]["report"]
     experiment = Experiment(
         name=name,

@@ -12,9 +12,9 @@ from pipeline.report.canvas import Drawn, canvas, legend_of_all, plain
 from pipeline.report.cells import Cell, Experiment
 from pipeline.report.diagnosed import (
     any_spec,
-    by_seed,
     labeller,
     labelling_networks,
+    of_first_seed,
     seed_line,
     where_counted,
 )
@@ -33,10 +33,10 @@ def draw_thresholds(cells: Sequence[Cell], experiment: Experiment, path: Path) -
 
     None when no cell's diagnostics hold a sweep of T.
     """
-    coded = [cell for cell in cells if by_seed(cell)[0].get("thresholds")]
+    coded = [cell for cell in cells if of_first_seed(cell).get("thresholds")]
     if not coded:
         return None
-    values = by_seed(coded[0])[0]["thresholds"]
+    values = of_first_seed(coded[0])["thresholds"]
     trained = _differing_in_threshold(experiment)
     with canvas(path, 1, 2, 3.4) as axes:
         for cell in coded:
@@ -117,6 +117,7 @@ def _differing_in_threshold(experiment: Experiment) -> dict[str, dict[float, Cel
         threshold = _ENDS.get(options.get("labels"), float(options["threshold"]))
         alike.setdefault(json.dumps(rest, sort_keys=True), {})[threshold] = cell
     series = [dict(sorted(cells.items())) for cells in alike.values() if len(cells) > 1]
+    series = series[: len(COLOURS)]
     return {_series_name(next(iter(cells.values())), i): cells for i, cells in enumerate(series)}
 
 

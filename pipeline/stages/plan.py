@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -23,6 +23,8 @@ RESULTS = Path("results")
 _RIGHT = ("steps", "GPU memory", "cost", "GPU h")
 _COLUMNS = ("cell", "method", "encoding", "seeds", *_RIGHT, "done")
 _WIDTH = 150
+_MOST_LINES = 60
+"""Of an experiment's table before cells that are alike share one."""
 
 
 def run(params: Params, *, write: bool) -> None:
@@ -45,12 +47,15 @@ def run(params: Params, *, write: bool) -> None:
 
 
 def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Table], list[str]]:
-    """A table for each experiment with a line for each cell, and what to look at before a run."""
+    """A table for each experiment with a line for each cell, and what to look at before a run.
+
+    Of an experiment of many cells those that are alike in all columns share a line.
+    """
     longest = max(row["cost"] for row in rows)
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["experiment"], row["cell"]), []).append(row)
-    tables: dict[str, Table] = {}
+    lines: dict[str, list[_Line]] = {}
     warnings: list[str] = []
     heavy: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for (experiment, cell), members in groups.items():
@@ -68,20 +73,61 @@ def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Tab
             )
         done = sum(record_file(results, row["run_id"]).is_file() for row in members)
         unprepared = any(value is None for value in spec["data"].values())
-        table = tables.setdefault(experiment, _table(f"{experiment}: {_cells(groups, experiment)}"))
-        table.add_row(
-            cell,
+        columns = (
             spec["method"]["name"],
             spec["encoding"]["name"],
-            ", ".join(str(row["seed"]) for row in members),
+            seeds_text([row["seed"] for row in members]),
             f"{spec['schedule']['steps']:,}",
             _memory_text(needed, components, config),
             f"{members[0]['cost'] / longest:.2f}",
             _rounded(members[0]["cost"] / TERA_MACS_PER_HOUR),
-            "no data yet" if unprepared else f"{done} of {len(members)}",
+        )
+        lines.setdefault(experiment, []).append(
+            _Line(cell, columns, None if unprepared else done, len(members))
         )
     found = [_too_large(*key, cells) for key, cells in heavy.items()]
-    return list(tables.values()), [*found, *warnings]
+    return [_table(name, cells) for name, cells in lines.items()], [*found, *warnings]
+
+
+class _Line(NamedTuple):
+    """A cell of the table; `done` of its `runs`, None where its data is not prepared."""
+
+    cell: str
+    columns: tuple[str, ...]
+    done: int | None
+    runs: int
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds in their order, three or more that follow each other as "0 to 19"."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(
+        f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts
+    )
+
+
+def _table(experiment: str, cells: Sequence[_Line]) -> Table:
+    runs = sum(line.runs for line in cells)
+    title = f"{experiment}: {len(cells)} cells, {runs} runs"
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE)
+    for heading in _COLUMNS:
+        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
+    alike: dict[tuple[Any, ...], list[_Line]] = {}
+    for line in cells:
+        key = (line.columns, line.done is None) if len(cells) > _MOST_LINES else (line.cell,)
+        alike.setdefault(key, []).append(line)
+    for group in alike.values():
+        done = sum(line.done or 0 for line in group)
+        planned = sum(line.runs for line in group)
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        told = "no data yet" if group[0].done is None else f"{done} of {planned}"
+        table.add_row(group[0].cell + more, *group[0].columns, told)
+    return table
 
 
 def _too_large(experiment: str, remedies: str, cells: Sequence[tuple[str, float]]) -> str:
@@ -94,18 +140,6 @@ def _too_large(experiment: str, remedies: str, cells: Sequence[tuple[str, float]
         who = f"{experiment}: {len(cells)} cells ({names}) need about {sizes[0]:.1f}"
         who += f" to {sizes[-1]:.1f} GB" if sizes[-1] - sizes[0] >= 0.1 else " GB"
     return f"{who} on one GPU, more than {LIMIT_GB} GB; these lower it: {remedies}"
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE)
-    for heading in _COLUMNS:
-        table.add_column(heading, justify="right" if heading in _RIGHT else "left", no_wrap=True)
-    return table
-
-
-def _cells(groups: Mapping[tuple[str, str], Sequence[Any]], experiment: str) -> str:
-    members = [len(rows) for (name, _), rows in groups.items() if name == experiment]
-    return f"{len(members)} cells, {sum(members)} runs"
 
 
 def _built(config: Mapping[str, Any]) -> Any:

@@ -88,7 +88,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
     if name == ADHOC:
         shared = applicable(rest, [*file_overrides(params), *params.overrides])
         rest = [*shared, *rest]
-        config = with_steps(clean_config(compose_config(rest)))
+        config = with_steps(clean_config(compose_config(rest)), rest)
         components = validate(config)
         method = config["method"]["name"]
         experiment: dict[str, Any] = {
@@ -119,4 +119,4 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
     )
     report = report_of(experiment, entry, config, 0, kept)
     # Nothing is put in order by its cost here, and to derive it takes seconds.
-    return plan_row(spec, components, report, cost=0.0)
+    return plan_row(spec, components, report, cost=0.0, needs={})

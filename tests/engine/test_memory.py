@@ -1,16 +1,22 @@
 """The memory figure: what it counts equals what autograd keeps, and each setting does its part."""
 
+import json
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
+from importlib import import_module
 
 import pytest
 import torch
 
 from ecocseg.data.classes import CLASS_TABLES
-from ecocseg.engine.footprint import Meter, footprint, weights
-from ecocseg.engine.memory import Pass, training_memory, training_passes
+from ecocseg.encodings import ENCODINGS
+from ecocseg.engine.footprint import footprint, weights
+from ecocseg.engine.memory import Pass, _of_recipe, training_memory, training_passes
+from ecocseg.engine.meter import Meter
 from ecocseg.engine.optim import OptimConfig
+from ecocseg.engine.recipe import SIZELESS, step_sizes
 from ecocseg.engine.schedule import FitConfig
+from ecocseg.methods import METHODS
 from ecocseg.methods.unimatch import FeatureDropout
 from ecocseg.methods.unimatch_v2 import ComplementaryDropout
 from ecocseg.models.checkpointing import checkpoint_blocks
@@ -174,3 +180,26 @@ def test_it_leaves_no_trace_in_the_random_numbers():
     torch.manual_seed(3)
     memory(model=replace(RESNET, decoder_channels=64), crop=(32, 32))
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("encoding", ["one-hot", "ecoc"])
+def test_options_that_share_an_estimate_change_no_size(method, encoding):
+    """With each of them at two values, a step holds as much and does as much."""
+    config, found = import_module(f"ecocseg.methods.{method}").Config, []
+    for value in (0.3, 0.9):
+        values = {
+            "model": asdict(RESNET),
+            "encoding": {"name": encoding, **numbers(ENCODINGS[encoding][0], value)},
+            "method": {"name": method, **numbers(config, value)},
+            "sizes": step_sizes(SCHEDULE),
+            "names": list(NAMES),
+            "crops": [[32, 64], [32, 64]],
+        }
+        found.append(_of_recipe.__wrapped__(json.dumps(values, default=list)))
+    assert found[0] == found[1]
+
+
+def numbers(config, value):
+    """Its options of `SIZELESS`, all at one value."""
+    return {field.name: value for field in fields(config) if field.name in SIZELESS}

@@ -1,0 +1,78 @@
+"""Records as the report holds them: thousands of them, without what only some figures look at."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.record_text import read_diagnostics
+from pipeline.records import read_record, read_short_record
+from pipeline.report.cells import Record
+
+# Sections of a record that most runs of an experiment share.
+_SHARED = ("classes", "protocol", "data", "network", "deviations", "environment")
+
+
+class Reader:
+    """Reads records, keeping one object of what many of them say alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = {}
+
+    def read(self, path: Path, networks: Sequence[str]) -> Record:
+        """The record at `path` with the matrices of `networks` ("last.student") as int64 arrays.
+
+        `diagnostics` and the curves of training stay in the file: `diagnostics_of` and
+        `training_of` get them. Raises RecordError for a record that is none.
+        """
+        record, diagnosed = read_short_record(path)
+        record |= {"path": path, "diagnosed": diagnosed}
+        for name in _SHARED:
+            if name in record:
+                record[name] = self._one(record[name])
+        record["spec"] = {key: self._one(value) for key, value in record["spec"].items()}
+        self._keep(record["results"], networks)
+        return record
+
+    def _one(self, value: Any) -> Any:
+        return self._known.setdefault(json.dumps(value), value)
+
+    def _keep(self, results: dict[str, Any], networks: Sequence[str]) -> None:
+        for checkpoint in ("last", "best"):
+            for role in ("student", "teacher"):
+                found = results[checkpoint][role]
+                if found is None:
+                    continue
+                if f"{checkpoint}.{role}" in networks:
+                    found["confusion"] = np.array(found["confusion"], dtype=np.int64)
+                else:
+                    found.pop("confusion")
+
+
+def has_diagnostics(record: Record) -> bool:
+    """Whether a run has diagnostics."""
+    return "diagnostics" in record or bool(record.get("diagnosed"))
+
+
+def diagnostics_of(record: Record) -> dict[str, Any] | None:
+    """The diagnostics of a run, None where it has none."""
+    if "diagnostics" in record or not has_diagnostics(record):
+        return record.get("diagnostics")
+    found = record["path"].stat()
+    return _diagnostics(record["path"], found.st_mtime_ns, found.st_size)
+
+
+def training_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The points of a run's curves of training."""
+    if "path" not in record:
+        return list(record["curves"]["train"])
+    return list(read_record(record["path"])["curves"]["train"])
+
+
+# Several figures look at the same few cells.
+@lru_cache(maxsize=256)
+def _diagnostics(path: Path, changed_ns: int, size: int) -> dict[str, Any] | None:
+    return read_diagnostics(path)
