@@ -189,7 +189,7 @@ class _Grid:
         if asked.processes > 1:
             nodes = [part.node_id for part in placement.parts]
             reference = _group_task.options(**options).remote(
-                self.execute, row, self.settings, asked, nodes
+                self.execute, row, self.settings, placement.each, nodes
             )
         else:
             part = placement.parts[0]

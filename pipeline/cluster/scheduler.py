@@ -8,7 +8,7 @@ are filled meanwhile; without that a run on two GPUs would wait for the end of a
 import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.cluster.resources import (
     Node,
@@ -42,6 +42,13 @@ class Placement:
     run_id: str
     asked: Resources
     parts: tuple[Part, ...]
+
+    @property
+    def each(self) -> Resources:
+        """What every process is given: of cores no more than the scarcest of its nodes has."""
+        share = max(part.share * len(part.cards) for part in self.parts)
+        cpus = min(part.cpus for part in self.parts)
+        return replace(self.asked, cpus=cpus, gpus=share, runs_per_gpu=1)
 
     @property
     def slots(self) -> float:

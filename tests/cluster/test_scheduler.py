@@ -116,6 +116,14 @@ def test_a_run_spans_machines_only_where_none_could_take_it_alone() -> None:
     assert ids(near.place()) == ["first"]
 
 
+def test_processes_are_given_what_was_counted_for_them() -> None:
+    made = scheduler(node("a", cpus=8, gpus=4))
+    made.add("pair", Resources(cpus=5, gpus=1, processes=2))
+    (placement,) = made.place()
+    assert (placement.each.cpus, placement.each.gpus) == (2, 1)
+    assert [part.cpus for part in placement.parts] == [2, 2]
+
+
 def test_small_runs_share_a_card_and_leave_the_others_whole() -> None:
     made = scheduler(node("a", gpus=2, **{"gpu-memory-gb": "25.8"}))
     small = Resources(gpus=1, gpu_memory_gb=8, runs_per_gpu=2)
