@@ -22,10 +22,11 @@ PLAN, GRID_LOCK, SEARCH = "plan.jsonl", "grid.lock", "search"
 _SHOWN_NAMES = 8
 
 
-def look(results: Path) -> Glance:
+def look(results: Path, *, details: bool = False) -> Glance:
     """Read the plan and what its runs left below `results`; without a plan, the runs alone.
 
-    Raises DataError when there is neither, or the plan is no JSON.
+    With `details` finished runs have their last status too. Raises DataError when there is neither
+    plan nor run, or the plan is no JSON.
     """
     results = Path(results)
     rows = _plan(results / PLAN)
@@ -35,7 +36,7 @@ def look(results: Path) -> Glance:
             f"{results / PLAN}: there is no plan yet, and no run; type `dvc repro plan`, or "
             "`ecocseg train` for a single run"
         )
-    reader = _Reader(results, folders)
+    reader = _Reader(results, folders, details)
     runs = [reader.planned(row) for row in rows.values()]
     for run_id in sorted(folders - rows.keys()):
         if is_held(run_directory(results, run_id) / "lock"):
@@ -90,11 +91,11 @@ def find_run(results: Path, name: str) -> str:
 class _Reader:
     """Finds each run's state from its files, touching those of finished runs as little as it can.
 
-    `folders` are the names of the runs that have one.
+    `folders` are the names of the runs that have one; with `details` finished ones are read too.
     """
 
-    def __init__(self, results: Path, folders: set[str]) -> None:
-        self.results, self.folders = results, folders
+    def __init__(self, results: Path, folders: set[str], details: bool = True) -> None:
+        self.results, self.folders, self.details = results, folders, details
         self.records = _names(results / "records")
         lock = results / GRID_LOCK
         held = is_held(lock)
@@ -114,7 +115,8 @@ class _Reader:
             "cost": float(row.get("cost", 0.0)),
         }
         if f"{run_id}.json" in self.records:
-            return RunSight(**values, state="finished")
+            status = read_status(run_directory(self.results, run_id)) if self.details else None
+            return RunSight(**values, state="finished", status=status)
         if run_id in self.folders:
             return RunSight(**values, **self._begun(run_id))
         return RunSight(**values, **self._smoke(run_id))

@@ -47,9 +47,10 @@ def show(
     waiting runs are counted, and listed with `everything` only.
     """
     chosen = _parse(filters)
+    everything = everything or "state" in chosen
 
     def seen() -> Glance:
-        return _only(look(results), chosen)
+        return _only(look(results, details=everything or as_json), chosen)
 
     if as_json:
         print(json.dumps(seen().to_json(), indent=1))
@@ -57,7 +58,6 @@ def show(
     console = Console()
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
-    everything = everything or "state" in chosen
     if not watch:
         console.print(draw(seen(), console.width, everything))
         return
@@ -75,7 +75,7 @@ def draw(glance: Glance, width: int, everything: bool = False, height: int | Non
     """The picture for a terminal of `width` columns; at most `height` lines where that is given."""
     parts: list[Table | Text] = [Text(headline(glance), style="bold"), _progress(glance)]
     parts += [Text(line, style="dim") for line in _context(glance)]
-    if len({run.experiment for run in glance.runs}) > 1:
+    if len({(run.experiment, run.planned) for run in glance.runs}) > 1:
         parts += [Text(""), _experiments(glance, width)]
     listed = [run for run in glance.runs if everything or run.state not in _QUIET]
     listed.sort(key=lambda run: STATES.index(run.state))
@@ -141,9 +141,8 @@ def _context(glance: Glance) -> list[str]:
 def _experiments(glance: Glance, width: int) -> Table:
     found: dict[str, dict[str, int]] = {}
     for run in glance.runs:
-        found.setdefault(run.experiment or "(beside the plan)", dict.fromkeys(STATES, 0))[
-            run.state
-        ] += 1
+        name = run.experiment if run.planned else "(beside the plan)"
+        found.setdefault(name, dict.fromkeys(STATES, 0))[run.state] += 1
     shown = [s for s in STATES if any(counts[s] for counts in found.values())]
     columns = sorted(shown, key=lambda state: state != "finished")
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

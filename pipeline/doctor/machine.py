@@ -51,7 +51,7 @@ def packages(params: Params) -> Iterator[Finding]:
         yield Finding(FAULT, "packages", text, _SETUP)
     if not wrong:
         shown = ", ".join(f"{name} {versions.get(name)}" for name in SHOWN)
-        yield Finding(OK, "packages", f"all {len(requirements)} as pyproject.toml asks: {shown}")
+        yield Finding(OK, "packages", f"all {len(requirements)} fit their pins: {shown}")
 
 
 def gpus(params: Params) -> Iterator[Finding]:

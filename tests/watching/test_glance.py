@@ -45,6 +45,9 @@ def test_the_state_of_a_run_follows_from_its_files(tmp_path: Path) -> None:
         assert states(tmp_path)["c"] == "running"
         request_stop(run_directory(tmp_path, ids[2]))
         assert states(tmp_path)["c"] == "stopping"
+    watching.status(tmp_path, ids[0], "finished", node="box")
+    assert look(tmp_path).runs[0].status is None
+    assert look(tmp_path, details=True).runs[0].status.node == "box"
     counts = look(tmp_path).counts
     assert sum(counts.values()) == 6
     assert headline(look(tmp_path)).startswith("1/6 finished, 1 interrupted, 1 failed, 2 stopped")
