@@ -44,5 +44,5 @@ clean: ## remove results, prepared data and caches; raw data and the environment
 	@rm -rf results data/processed data/fetched .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 
 lock: ## pin the newest versions that pyproject.toml allows (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate \
+	@uv pip compile --quiet --universal --python-version 3.11 --extra embeddings --extra dev --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock

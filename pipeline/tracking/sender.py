@@ -47,6 +47,8 @@ class Sender:
         self._state = state
         self._open: tuple[MlflowClient, Run] | None = None
         self._tags_there: dict[str, str] = {}
+        # Kind of event -> last step of it that the run had in MLflow when it was opened.
+        self._there: dict[str, int] | None = None
 
     def send(self) -> None:
         """Send everything that waits; when this returns the store has it.
@@ -80,6 +82,8 @@ class Sender:
                 f"run {run.info.run_id} was deleted in MLflow; restore it there to go on, or "
                 "remove it for good (`mlflow gc`) to have it made anew"
             )
+        # Only what another machine sent and this one's folder does not know of must be asked for.
+        self._there = {} if run.data.metrics else None
         if run.info.run_id != state.mlflow_run_id:
             state.mlflow_run_id, state.offset, state.artifacts = run.info.run_id, 0, {}
             state.save(self._run_dir)
@@ -179,7 +183,7 @@ class Sender:
         waiting: list[Metric] = []
         end = state.offset
         for event, event_end in read_from(path, state.offset):
-            metrics = _metrics(event)
+            metrics = [] if self._is_there(client, mlflow_run_id, event) else _metrics(event)
             if waiting and len(waiting) + len(metrics) > _METRICS_PER_BATCH:
                 self._send_batch(client, mlflow_run_id, waiting, end)
                 waiting = []
@@ -187,6 +191,20 @@ class Sender:
             end = event_end
         if end > state.offset:
             self._send_batch(client, mlflow_run_id, waiting, end)
+
+    def _is_there(self, client: MlflowClient, mlflow_run_id: str, event: Event) -> bool:
+        """Whether MLflow has a point of this kind and step, though of another time.
+
+        A machine that was lost may have sent steps that the next one, which goes on from a copy of
+        the folder, does again.
+        """
+        if self._there is None or not event.metrics:
+            return False
+        if event.kind not in self._there:
+            name = _metrics(event)[0].key
+            history = client.get_metric_history(mlflow_run_id, name)
+            self._there[event.kind] = max((point.step for point in history), default=-1)
+        return event.step <= self._there[event.kind]
 
     def _send_batch(
         self, client: MlflowClient, mlflow_run_id: str, metrics: Sequence[Metric], end: int

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -150,6 +151,28 @@ def test_killed_and_resumed_it_is_one_run_with_one_unbroken_curve(
     assert samples == list(range(len(samples)))
     assert len(samples) > 1
     assert replay(local, tmp_path / "runs").sent == 0
+
+
+def test_a_machine_that_goes_on_from_a_copy_of_the_folder_adds_no_second_point(
+    tmp_path: Path, local: TrackingConfig
+):
+    prepare_store(local, ["any"])
+
+    def attempt(machine: str, steps: range) -> None:
+        with RunTracker(local, tmp_path / machine, "moved", "any", {}, {}) as tracker:
+            for step in steps:
+                tracker.events.append("step", step, {"loss": 1 / step})
+                if step % 4 == 0:
+                    tracker.events.append("eval", step, {"student/miou": step / 100})
+            tracker.finish(wait_s=60)
+
+    attempt("first", range(1, 5))
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    # Sent by the first machine, which is lost before its folder is stored again.
+    attempt("first", range(5, 12))
+    attempt("second", range(3, 21))
+    assert curve(local, "moved", "train/loss") == [(s, 1 / s) for s in range(1, 21)]
+    assert [s for s, _ in curve(local, "moved", "eval/student_miou")] == [4, 8, 12, 16, 20]
 
 
 def test_four_processes_write_to_one_store_that_the_driver_made(
