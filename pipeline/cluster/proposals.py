@@ -6,6 +6,7 @@ proposed undisturbed.
 
 import csv
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,15 +103,19 @@ def _derive(*parts: int) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big")
 
 
-def read_earlier(paths: Sequence[str], space: Space) -> tuple[list[Known], int]:
+def read_earlier(
+    paths: Sequence[str], space: Space, measures: Mapping[str, Any]
+) -> tuple[list[Known], int]:
     """The points of tables that earlier searches wrote, and how many lie outside `space`.
 
     Trials without a score are passed over. Raises ConfigError for a file that is no such table, an
-    unknown column and an entry without one.
+    unknown column, an entry without one, and where the search.json beside the table says that its
+    scores are of something else than `measures`.
     """
     found: list[Known] = []
     outside = 0
     for path in paths:
+        _check_measures(Path(path), measures)
         for row in _rows(Path(path), space):
             if not row["miou"]:
                 continue
@@ -121,6 +126,17 @@ def read_earlier(paths: Sequence[str], space: Space) -> tuple[list[Known], int]:
             else:
                 found.append(Known(values=values, step=int(row["steps"]), score=float(row["miou"])))
     return found, outside
+
+
+def _check_measures(path: Path, measures: Mapping[str, Any]) -> None:
+    about = path.with_name("search.json")
+    earlier = json.loads(about.read_text()) if about.is_file() else {}
+    for name, value in measures.items():
+        if name in earlier and earlier[name] != value:
+            raise ConfigError(
+                f"search.warm_start: {path}: its scores are of another {name} ({earlier[name]}, "
+                f"this search has {value}); leave the file out"
+            )
 
 
 def _rows(path: Path, space: Space) -> list[dict[str, str]]:

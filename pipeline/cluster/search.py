@@ -121,7 +121,7 @@ def _open_ledger(config: SearchConfig, space: Space, storage: Path) -> Ledger:
     if (ledger := Ledger.load(path)) is not None:
         return ledger
     # Read once: a search may well write the table that it began with.
-    known, outside = read_earlier(config.warm_start, space)
+    known, outside = read_earlier(config.warm_start, space, config.measures)
     if config.warm_start:
         beyond = f"; {outside} lie outside the space and are left out" if outside else ""
         print(f"search: {len(known)} points of earlier searches are known{beyond}", file=sys.stderr)

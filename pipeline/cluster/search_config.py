@@ -1,7 +1,7 @@
 """What a search is: fields that decide its outcome, and the budget it may use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ecocseg.config import require
@@ -11,7 +11,7 @@ from pipeline.cluster.trial_worker import digest
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """All but the budget and `max_concurrent` is the search's identity.
+    """All but the budget, `max_concurrent` and `measures` is the search's identity.
 
     `objective` is "module:function", a generator function called in a worker as
     `function(row, values, settings)` with `values` a dict of parameter values and
@@ -34,6 +34,8 @@ class SearchConfig:
     gpu_hours: float | None = None
     """Hours that trials may hold GPUs, or CPU cores where they ask for none, each counted."""
     max_concurrent: int = 1
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    """What the score is of, in words (`objective`, `evaluation`): earlier results must have it."""
 
     def __post_init__(self) -> None:
         require(self.algorithm in ALGORITHMS, "algorithm", self.algorithm, ", ".join(ALGORITHMS))

@@ -173,6 +173,7 @@ def _paper_points(axis: Axes, search: Search, name: str) -> list[Axes]:
             color=colour, marker="D", markersize=3.5, linewidth=0.9, linestyle=":",
             label=one.label,
         )  # fmt: skip
+    twin.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     twin.grid(visible=False)
     twin.spines["right"].set_visible(True)
     twin.tick_params(axis="y", colors=_PAPER[0])

@@ -41,6 +41,7 @@ def draw_parallel(search: Search, path: Path) -> Drawn:
                 axis.annotate(
                     plain(text), (i, share), xytext=(3, 0), textcoords="offset points",
                     fontsize=7.5, va="center", color=INK, zorder=5,
+                    bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "linewidth": 0},
                 )  # fmt: skip
         axis.axvline(len(names), color=INK, linewidth=0.7, zorder=1)
         axis.set_xticks(

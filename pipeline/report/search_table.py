@@ -23,14 +23,15 @@ def trials_markdown(search: Search) -> str:
         lines.append([str(row["trial"]), *values, score, str(row["steps"]), row["state"]])
     about = search.about
     seeds = ", ".join(map(str, about["seeds"]))
-    budget = about["budget"]
+    limits = [(about["budget"]["trials"], "trials"), (about["budget"]["gpu_hours"], "hours")]
+    budget = " and ".join(f"{number:g} {unit}" for number, unit in limits if number is not None)
     notes = [
         f"Objective: {search.measured} (mode {about['evaluation']['mode']}), seeds {seeds}, of "
         f"{about['experiment']}/{about['cell']} at {about['steps']} steps. Scores at fewer steps "
         "do not compare.",
         f"Proposed by {about['algorithm']} (seed {about['seed']}), stopped early by "
-        f"{about['scheduler']}; {about['hours']:.2f} {about['hours_of']} hours of trials; budget: "
-        f"trials {budget['trials']}, hours {budget['gpu_hours']}.",
+        f"{about['scheduler']}; {about['hours']:.2f} {about['hours_of']} hours of trials; the "
+        f"budget of {budget} {'was used up' if about['used_up'] else 'was enough'}.",
         "The settings were chosen by this very score: the best one is biased upwards. A grid with "
         "other seeds tells what it is worth (`override_files: [results/search/best.yaml]`).",
     ]

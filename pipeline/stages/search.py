@@ -50,8 +50,9 @@ def run(params: Params) -> None:
     config, components = search_cell(params)
     raw = load_yaml("search", params.search.space)
     check_space(params, parse_space(raw), config)
-    chosen = search_config(params, raw, config, components)
     about = describe(params, config, components)
+    measures = {name: about[name] for name in ("objective", "evaluation")}
+    chosen = replace(search_config(params, raw, config, components), measures=measures)
     # One driver at a time: two would run the same trials.
     tracked = SearchTracking(tracking_config(params), _FOLDER / "tracked", chosen, about)
     # A trial is one process, whatever the recipe is meant for.

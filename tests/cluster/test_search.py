@@ -147,6 +147,17 @@ def test_a_trial_that_raises_is_a_failed_one_and_is_tried_again_by_the_next_comm
     assert [trial.state for trial in stored(tmp_path).trials].count("waiting") == len(failed)
 
 
+def test_a_trial_whose_worker_is_lost_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    row = {"steps": 9, "die_at": 4}
+    found = run_search(search_of(tmp_path, row=row, trials=1), tmp_path)
+    (trial,) = found.ledger.trials
+    assert (tmp_path / "died").exists()
+    assert trial.state == "finished"
+    # The checkpoint is ahead of the last report: the score of step 4 was lost with the worker.
+    assert [score.step for score in trial.scores] == [1, 2, 3, 5, 6, 7, 8, 9]
+    assert [step for _, step in executed(tmp_path)] == list(range(1, 10))
+
+
 def test_when_every_trial_fails_the_cause_is_told(tmp_path: Path) -> None:
     space = {"x": SPACE["x"], "y": {"type": "choice", "values": ["bad"]}}
     row = {"steps": 9, "raise_on": "bad"}

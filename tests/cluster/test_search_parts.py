@@ -336,13 +336,17 @@ def test_an_earlier_searchs_table_is_what_the_sampler_knows(tmp_path: Path) -> N
     earlier.trials[0].state = "failed"
     written(tmp_path, earlier)
     space = parse_space(MIXED)
-    known, outside = read_earlier([str(tmp_path / "trials.csv")], space)
+    known, outside = read_earlier([str(tmp_path / "trials.csv")], space, {})
     assert outside == 0
     assert [point.values for point in known] == [trial.values for trial in earlier.trials[1:]]
     narrow = parse_space(MIXED | {"weight": {"type": "loguniform", "low": 0.1, "high": 1.0}})
-    known, outside = read_earlier([str(tmp_path / "trials.csv")], narrow)
+    known, outside = read_earlier([str(tmp_path / "trials.csv")], narrow, {})
     assert outside == sum(trial.values["weight"] > 1.0 for trial in earlier.trials[1:]) > 0
     assert len(known) + outside == 11
+    with pytest.raises(
+        ConfigError, match=r"another objective \(teacher/miou, this search has stud"
+    ):
+        read_earlier([str(tmp_path / "trials.csv")], space, {"objective": "student/miou"})
     fresh, warm = Ledger(tmp_path / "a"), Ledger(tmp_path / "b", known * 3)
     assert propose(narrow, "tpe", 0, warm, 9) != propose(narrow, "tpe", 0, fresh, 9)
 
@@ -363,4 +367,4 @@ def test_a_table_of_something_else_is_refused(
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read_earlier([str(path)], parse_space(MIXED))
+        read_earlier([str(path)], parse_space(MIXED), {})
