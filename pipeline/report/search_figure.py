@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 
 from pipeline.report.canvas import Drawn, canvas, legend_of_all, plain
@@ -137,14 +138,18 @@ def _along(axis: Axes, search: Search, name: str) -> None:
     called = symbol(name)
     axis.set_xlabel(plain(called if called == name else f"{called}  ({name})"))
     if (named := categories(parameter)) is not None:
-        axis.set_xticks(range(len(named)), [plain(text) for text in named])
+        texts = [plain(text.replace("-", "-\n")) for text in named]
+        axis.set_xticks(range(len(named)), texts, fontsize=7.0 if len(named) > 4 else None)
         axis.set_xlim(-0.5, len(named) - 0.5)
     elif parameter["log"]:
         axis.set_xscale("log")
-        low, high = axis.get_xlim()
-        axis.xaxis.set_major_locator(FixedLocator(_decades(low, high)))
-        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axis.xaxis.set_minor_locator(NullLocator())
+        _round_marks(axis.xaxis, *axis.get_xlim())
+
+
+def _round_marks(axis: Axis, low: float, high: float) -> None:
+    axis.set_major_locator(FixedLocator(_decades(low, high)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _decades(low: float, high: float) -> list[float]:
@@ -170,7 +175,8 @@ def _paper_points(axis: Axes, search: Search, name: str) -> list[Axes]:
         }
         twin.plot(
             list(points), list(points.values()),
-            color=colour, marker="D", markersize=3.5, linewidth=0.9, linestyle=":",
+            color=colour, marker="D", markersize=3.5, linewidth=0.9,
+            linestyle=":" if named is None else "none",
             label=one.label,
         )  # fmt: skip
     twin.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -224,6 +230,7 @@ def _schedules(search: Search, path: Path) -> Drawn:
                 )  # fmt: skip
             if search.about["parameters"][name]["log"]:
                 axis.set_yscale("log")
+                _round_marks(axis.yaxis, *axis.get_ylim())
             axis.set_xlabel("step")
             axis.set_title(plain(short_name(name)))
         for axis in axes[len(names) :]:

@@ -23,6 +23,9 @@ def write_search_report(folder: Path) -> list[Path]:
 
     Nothing is drawn where no trial has a score.
     """
+    # Of an earlier search: this one may not have all of them.
+    for path in (folder / "sensitivity.md", *folder.glob("search_*.png")):
+        path.unlink(missing_ok=True)
     search = load_search(folder)
     if search is None:
         return []

@@ -38,8 +38,9 @@ def draw_parallel(search: Search, path: Path) -> Drawn:
         for i, name in enumerate(names):
             axis.axvline(i, color=INK, linewidth=0.7, zorder=1)
             for share, text in _marks(search, name):
+                lines = plain(text.replace("-", "-\n"))
                 axis.annotate(
-                    plain(text), (i, share), xytext=(3, 0), textcoords="offset points",
+                    lines, (i, share), xytext=(3, 0), textcoords="offset points",
                     fontsize=7.5, va="center", color=INK, zorder=5,
                     bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "linewidth": 0},
                 )  # fmt: skip

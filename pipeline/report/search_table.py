@@ -43,10 +43,10 @@ def trials_markdown(search: Search) -> str:
 def sensitivity_markdown(search: Search) -> str | None:
     """Score at the paper's values of each parameter, from the trials that lie nearest to each.
 
-    None where the paper has nothing on a searched field.
+    None where the paper has nothing on a searched field, and where values changed in training.
     """
     parts = []
-    for name in search.names:
+    for name in search.names if not search.about["schedules"] else ():
         for series in paper_series(name):
             lines = _sensitivity(search, name, series)
             if lines is not None:
