@@ -28,13 +28,16 @@ def evaluation_curves(experiment: Experiment, cells: Sequence[Cell] | None = Non
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
 
 
-def training_curves(experiment: Experiment, cells: Sequence[Cell]) -> pd.DataFrame:
-    """Everything that `cells` logged while training, a column per name without its folder.
+def training_curves(
+    experiment: Experiment, cells: Sequence[Cell], names: Sequence[str]
+) -> pd.DataFrame:
+    """What `cells` logged of `names` while training, a column per name without its folder.
 
     "mask_share" and "target/mask_share" are the same diagnostic to a reader; nulls are absent.
     """
     rows = [
-        {**identity, **{name.rsplit("/", 1)[-1]: value for name, value in point.items()}}
+        {"cell": identity["cell"], "seed": identity["seed"], "step": point["step"]}
+        | {name: value for key, value in point.items() if (name := key.rsplit("/", 1)[-1]) in names}
         for identity, record in _runs(experiment, cells)
         for point in training_of(record)
     ]

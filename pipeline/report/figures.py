@@ -137,7 +137,7 @@ def _pseudo_labels(experiment: Experiment, path: Path) -> Drawn | None:
     rivals = [cell for cell in experiment.contests[contest] if cell.records]
     cells = foremost(rivals, _MOST_LINES)
     positions = _positions(experiment, cells)
-    frame = training_curves(experiment, cells)
+    frame = training_curves(experiment, cells, [name for name, _, _ in _STATISTICS])
     shown = [s for s in _STATISTICS if s[0] in frame and frame[s[0]].notna().any()]
     if not shown:
         return None
