@@ -8,6 +8,7 @@ which falls with its holder. Of a run on a machine that shares no folder with th
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,13 +227,19 @@ def _names(folder: Path) -> set[str]:
 
 
 def _search(folder: Path) -> SearchSight | None:
-    """None when no search runs."""
+    """None when no search runs. What its trials do stands in the file that it goes on from."""
     lock = folder / ".lock"
     if not is_held(lock):
         return None
-    trials = [folder / "trials" / name for name in _names(folder / "trials")]
-    running = [trial for trial in trials if is_held(trial / "lock")]
-    ended = [trial for trial in trials if (trial / "done.json").exists()]
+    states: list[str] = []
+    scores: list[float] = []
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        ledger = max((folder / "state").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for trial in json.loads(ledger.read_text())["trials"]:
+            states.append(str(trial["state"]))
+            scores += [float(score["mean"]) for score in trial["scores"][-1:]]
     return SearchSight(
-        begun=len(trials), ended=len(ended), running=len(running), driver=read_holder(lock)
+        trials={state: states.count(state) for state in dict.fromkeys(states)},
+        best=max(scores, default=None),
+        driver=read_holder(lock),
     )

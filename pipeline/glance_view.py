@@ -131,10 +131,10 @@ def _context(glance: Glance) -> list[str]:
     elif any(run.planned and run.state not in ("finished", "copy") for run in glance.runs):
         lines.append("no grid runs here; `ecocseg grid` goes on with what is not finished")
     if (search := glance.search) is not None:
-        lines.append(
-            f"search: {search.begun} trials begun, {search.running} running, {search.ended} at "
-            f"their end; driven by {search.driver or 'another process'}"
-        )
+        counts = ", ".join(f"{count} {state}" for state, count in search.trials.items())
+        best = "" if search.best is None else f", best {search.best:.2f}"
+        who = search.driver or "another process"
+        lines.append(f"search: {counts or 'no trial yet'}{best}; driven by {who}")
     return lines
 
 

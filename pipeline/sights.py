@@ -38,11 +38,10 @@ class RunSight:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSight:
-    """The search: trials that began, ended and are under way, and who drives it."""
+    """A search under way: its trials by state, the best score so far (percent), who drives it."""
 
-    begun: int
-    ended: int
-    running: int
+    trials: dict[str, int]
+    best: float | None
     driver: Holder | None
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import subprocess
@@ -141,15 +142,22 @@ def test_progress_weighs_runs_with_their_cost(tmp_path: Path) -> None:
 
 def test_a_search_is_told_by_its_trials(tmp_path: Path) -> None:
     watching.plan(tmp_path, {"a": 1.0})
-    trials = tmp_path / "search" / "trials"
-    for name in ("x", "y", "z"):
-        (trials / name).mkdir(parents=True)
-    (trials / "x" / "done.json").write_text("[]")
+    trials = [
+        {"number": 1, "state": "finished", "scores": [{"step": 9, "mean": 7.0}]},
+        {"number": 2, "state": "running", "scores": [{"mean": 9.0}, {"mean": 8.25}]},
+        {"number": 3, "state": "running", "scores": []},
+    ]
+    ledger = tmp_path / "search" / "state" / "abc.json"
+    ledger.parent.mkdir(parents=True)
+    ledger.write_text(json.dumps({"trials": trials}))
     assert look(tmp_path).search is None
-    with RunLock(tmp_path / "search" / ".lock"), RunLock(trials / "y" / "lock"):
-        search = look(tmp_path).search
-    assert search is not None
-    assert (search.begun, search.running, search.ended) == (3, 1, 1)
+    with RunLock(tmp_path / "search" / ".lock"):
+        text = Console(width=200, record=True, file=io.StringIO())
+        text.print(draw(look(tmp_path), 200))
+        assert "search: 1 finished, 2 running, best 8.25; driven by process" in text.export_text()
+        # A file that is no such thing is no reason not to show the rest.
+        ledger.write_text("[]")
+        assert look(tmp_path).search.trials == {}
 
 
 def test_neither_plan_nor_runs_is_told_with_the_remedy(tmp_path: Path) -> None:
@@ -201,7 +209,7 @@ def test_the_picture_fits_the_terminal(tmp_path: Path, width: int, height: int |
             if state == "running":
                 locks.enter_context(RunLock(folder / "lock"))
         picture = draw(look(tmp_path), width, height=height)
-        console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console = Console(width=width, record=True, file=io.StringIO())
         console.print(picture)
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
