@@ -31,6 +31,7 @@ _FILTERS = ("experiment", "cell", "seed", "state")
 _WATCH_S = 2.0
 _BAR = 30
 _PIPE_WIDTH = 120
+_MOST = 100
 
 
 def show(
@@ -80,12 +81,17 @@ def draw(glance: Glance, width: int, everything: bool = False, height: int | Non
     listed = [run for run in glance.runs if everything or run.state not in _QUIET]
     listed.sort(key=lambda run: STATES.index(run.state))
     notes = [run for run in listed if run.state in ("failed", "stopped") and run.cause]
+    found = len(listed)
     if height is not None:
-        room = max(3, height - len(parts) - 6)
+        room = max(3, height - len(parts) - 7)
         listed = listed[:room]
         notes = notes[: max(2, room - len(listed))]
+    elif not everything:
+        listed, notes = listed[:_MOST], notes[:_MOST]
     if listed:
         parts += [Text(""), _runs(listed, width)]
+    if found > len(listed):
+        parts.append(Text(f"and {found - len(listed)} more; --all lists them", "dim"))
     for run in notes:
         first = f"{name_of(run)}: {run.cause.strip().partition(chr(10))[0]}"
         cut = first if len(first) <= width else f"{first[: width - 1]}…"

@@ -216,6 +216,7 @@ def test_the_picture_fits_the_terminal(tmp_path: Path, width: int, height: int |
     assert sum("39999/40000" in line for line in lines) >= (25 if height is None else 5)
     assert height is None or len(lines) <= height
     assert "…" in "".join(lines)
+    assert any("more; --all lists them" in line for line in lines) == (height is not None)
 
 
 def test_json_for_scripts_holds_the_same(
