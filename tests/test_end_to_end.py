@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -210,19 +211,24 @@ def test_killed_at_every_level_it_finishes_with_the_results_of_an_undisturbed_ru
                 return status
         return None
 
+    def grid(dvc):
+        """The driver below a dvc, which writes no lock file of its own any more by then."""
+        for child in psutil.Process(dvc.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "grid" in child.cmdline() and "ecocseg" in " ".join(child.cmdline()):
+                    return child
+        return None
+
     # A worker: its run starts again in the same command.
     first = project.start("dvc", "repro", "train")
     os.kill(wait_for(running)["pid"], signal.SIGKILL)
     # The driver.
-    children = psutil.Process(first.pid).children(recursive=True)
-    driver = next(
-        p for p in children if "grid" in p.cmdline() and "ecocseg" in " ".join(p.cmdline())
-    )
     wait_for(running)
-    driver.kill()
+    grid(first).kill()
     assert first.wait(60) != 0
     # dvc itself.
     second = project.start("dvc", "repro", "train")
+    wait_for(lambda: grid(second))
     wait_for(running)
     time.sleep(1)
     os.kill(second.pid, signal.SIGKILL)

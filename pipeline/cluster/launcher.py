@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-_POLL_S = 1.0
+_POLL_S, _AGAIN_S = 1.0, 20.0
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash")
 
 
@@ -42,9 +42,17 @@ def ended_with_launcher() -> Iterator[None]:
 
 def _watch(launcher: psutil.Process, stop: threading.Event) -> None:
     while not stop.wait(_POLL_S):
-        if not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE:
+        if _gone(launcher):
             os.kill(os.getpid(), signal.SIGTERM)
-            return
+            # An exception of a signal's handler that falls into a callback of Python's own is lost.
+            stop.wait(_AGAIN_S)
+
+
+def _gone(launcher: psutil.Process) -> bool:
+    try:
+        return not launcher.is_running() or launcher.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _launcher() -> psutil.Process | None:
@@ -59,11 +67,14 @@ def _launcher() -> psutil.Process | None:
 def _orphaned() -> bool:
     """Whether we were handed on to the system's first process, as who has lost his parent is."""
     for parent in psutil.Process().parents():
-        with suppress(psutil.Error):
+        try:
             name = Path(next(iter(parent.cmdline()), "")).name
-            if name in _SHELLS:
-                # DVC's, which waits for us.
-                continue
-            # In a container the first process may be whatever calls DVC.
-            return (parent.pid == 1 or parent.name() == "systemd") and "python" not in name
+            # DVC's shell waits for us; in a container the first process may be what calls DVC.
+            if name not in _SHELLS:
+                return (parent.pid == 1 or parent.name() == "systemd") and "python" not in name
+        except psutil.ZombieProcess:
+            # Killed, and its own parent has not noticed yet.
+            return True
+        except psutil.Error:
+            continue
     return False

@@ -27,8 +27,10 @@ subprocess.run([sys.executable, "watcher.py", *sys.argv[1:]])
 """
 
 
-def start_and_kill_dvc(folder: Path, seconds: float, environment: dict[str, str]) -> None:
-    (folder / "watcher.py").write_text(WATCHER)
+def start_and_kill_dvc(
+    folder: Path, seconds: float, environment: dict[str, str], first: str = ""
+) -> None:
+    (folder / "watcher.py").write_text(first + WATCHER)
     (folder / "dvc").write_text(LAUNCHER)
     dvc = subprocess.Popen(
         [sys.executable, "dvc", str(folder), str(seconds)], cwd=folder, env=environment
@@ -40,6 +42,22 @@ def start_and_kill_dvc(folder: Path, seconds: float, environment: dict[str, str]
 
 def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
     start_and_kill_dvc(tmp_path, 60, os.environ | {"DVC_STAGE": "train"})
+    wait_for((tmp_path / "interrupted").exists, 30)
+
+
+def test_a_signal_that_got_lost_is_sent_again(tmp_path: Path) -> None:
+    deaf = """
+import signal
+from pipeline.cluster import launcher
+launcher._AGAIN_S = 0.5
+heard = []
+def handler(number, frame):
+    heard.append(number)
+    if len(heard) > 1:
+        raise KeyboardInterrupt
+signal.default_int_handler = handler
+"""
+    start_and_kill_dvc(tmp_path, 60, os.environ | {"DVC_STAGE": "train"}, deaf)
     wait_for((tmp_path / "interrupted").exists, 30)
 
 
