@@ -145,10 +145,12 @@ def _cause(failures: Mapping[int, Exception], text: str) -> Exception:
             found: Exception = type(error.kind, (Exception,), {})(error.message)
             found.__cause__ = _Elsewhere(error.trace)
             return found
-    told = " ".join(str(error) for error in failures.values())
-    if _OUT_OF_MEMORY in told:
-        return UserError(f"the machine ran out of memory: {told}")
-    return LostWorker(_first_line(told or text))
+    # A process that is gone says more than one that got no answer from it.
+    order = sorted(failures.values(), key=lambda error: isinstance(error, LostProcess))
+    for error in order:
+        if _OUT_OF_MEMORY in str(error):
+            return UserError(f"the machine ran out of memory: {error}")
+    return LostWorker(_first_line(str(order[0]) if order else text))
 
 
 def _first_line(text: str) -> str:

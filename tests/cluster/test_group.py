@@ -1,6 +1,6 @@
 """Runs in two processes through Ray Train, on a real local cluster."""
 
-import time
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from ecocseg.errors import UserError
-from pipeline.cluster.group import FOLDER, LostWorker, run_group
+from ecocseg.errors import LostProcess, UserError
+from pipeline.cluster.group import FOLDER, LostWorker, _cause, _Told, run_group
 from pipeline.cluster.resources import Resources
 from pipeline.planning import compose_cell, load_experiment, plan_row
 from pipeline.records import read_record, record_path
@@ -90,18 +92,36 @@ def test_a_lost_process_ends_the_run_which_goes_on_as_one_process_would(
     same = ("spec", "data", "network", "protocol", "deviations", "paper_exact")
     assert {name: two[name] for name in same} == {name: one[name] for name in same}
 
-    # A run with a record is not done again, by none of the processes.
-    begun = time.time()
-    run("killed_once", row, results, **settings)
-    assert record_path(results / "records", row["run_id"]).stat().st_mtime < begun
-
 
 def test_what_one_process_raises_is_what_the_run_raises(local_ray: None, tmp_path: Path) -> None:
     """Though the other one waits for it and would wait for an hour."""
-    with pytest.raises(UserError, match=r"^schedule\.steps: got -1") as mendable:
-        run("second_fails", {"run_id": "a", "kind": "mendable"}, tmp_path)
-    assert mendable.value.kind == "bad configuration"
-    with pytest.raises(Exception, match="crop") as caught:
-        run("second_fails", {"run_id": "b", "kind": "bug"}, tmp_path)
-    assert type(caught.value).__name__ == "KeyError"
-    assert "in second_fails" in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(UserError, match=r"^schedule\.steps: got -1") as caught:
+        run("second_fails", {"run_id": "a"}, tmp_path)
+    assert caught.value.kind == "bad configuration"
+
+
+LOST = WorkerHealthCheckFailedError("A worker died", RayActorError())
+FULL = RuntimeError("Task was killed due to the node running low on memory.")
+
+
+@pytest.mark.parametrize(
+    ("failures", "kind", "words"),
+    [
+        # The cause is not what another process saw of it, whichever is first.
+        ({0: LostProcess("peer"), 1: _Told("a crop", "bad data")}, "RunError", "^a crop$"),
+        ({0: _Told("a crop", "KeyError", "Traceback: here"), 1: LOST}, "KeyError", "^a crop$"),
+        ({0: LostProcess("peer"), 1: LOST}, "LostWorker", "A worker died"),
+        ({0: LostProcess("peer is gone")}, "LostWorker", "peer is gone"),
+        ({0: LostProcess("peer"), 1: FULL}, "UserError", "the machine ran out of memory: .*low"),
+        ({}, "LostWorker", "nobody knows"),
+    ],
+)
+def test_the_cause_is_found(failures: dict[int, Exception], kind: str, words: str) -> None:
+    found = _cause(failures, "nobody knows")
+    assert type(found).__name__ == kind
+    assert re.search(words, str(found))
+    if kind == "RunError":
+        assert isinstance(found, UserError)
+        assert found.kind == "bad data"
+    if kind == "KeyError":
+        assert "Traceback: here" in "".join(traceback.format_exception(found))

@@ -35,12 +35,13 @@ COMMON = {
     "unlabelled_batch": 4,
     "optim": SGD,
 }
+SCALES = {"method_options": {"label_scales": (0.5, 1.0)}}
 DICE = {"encoding_options": {"criterion": "dice"}}
 # So low that the hardest pixels of the whole batch decide.
 HARD = {"ohem_threshold": 0.01, "ohem_min_kept": 300}
 CASES = {
     **{f"{m}_{e}": (m, e, {}) for m in METHODS for e in ENCODINGS if m != "stpp"},
-    **{f"stpp_{e}": ("stpp", e, {"steps": 3}) for e in ENCODINGS},
+    **{f"stpp_{e}": ("stpp", e, {"steps": 3, **SCALES}) for e in ENCODINGS},
     "supervised_valid": ("supervised", "ecoc", {"method_options": {"divisor": "valid"}}),
     "supervised_hard": ("supervised", "one-hot", {"method_options": {"divisor": "valid", **HARD}}),
     "supervised_distorted": ("supervised", "one-hot", {"method_options": {"distortion": True}}),
