@@ -16,6 +16,12 @@ class DataError(UserError):
     kind = "bad data"
 
 
+class DiskFull(UserError):
+    """A disk or quota without room for what has to be written."""
+
+    kind = "disk full"
+
+
 class ConfigError(UserError, ValueError):
     """A configuration field that is unknown or out of range."""
 

@@ -3,12 +3,13 @@
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ecocseg.errors import UserError
+from ecocseg.errors import DiskFull
 
 
 @contextmanager
@@ -20,7 +21,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as PIL choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # Neither another thread nor a process of equal number on another machine has this name.
+    unique = f"{os.getpid()}-{secrets.token_hex(3)}"
+    temporary = path.with_name(f".{path.stem}.{unique}.tmp{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -43,13 +46,13 @@ def sha256_file(path: Path) -> str:
 
 
 def require_space(folder: Path, bytes_needed: int) -> None:
-    """Raise UserError when the disk that holds `folder` has less than `bytes_needed` free."""
+    """Raise DiskFull when the disk that holds `folder` has less than `bytes_needed` free."""
     existing = Path(folder).absolute()
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < bytes_needed:
-        raise UserError(
+        raise DiskFull(
             f"{folder}: {bytes_needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free "
             "on that disk; free some space, or use another disk (for data: `data.root` in "
             "params.yaml; for results: run the project from there)"

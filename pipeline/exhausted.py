@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ecocseg.engine.schedule import FitConfig
-from ecocseg.errors import UserError
+from ecocseg.errors import DiskFull, UserError
 from ecocseg.files import disk_full
 from pipeline.cost import SAVERS, card_gb, run_memory
 from pipeline.environment import memory_holders
@@ -38,7 +38,7 @@ def out_of_memory_explained(spec: RunSpec, device: torch.device) -> Iterator[Non
 
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
-    """Turn the refusal of a full disk inside the block into a UserError that names `folder`."""
+    """Turn the refusal of a full disk inside the block into a DiskFull that names `folder`."""
     try:
         yield
     except UserError:
@@ -46,7 +46,7 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
     except Exception as error:
         if (cause := disk_full(error)) is None:
             raise
-        raise UserError(
+        raise DiskFull(
             f"{folder}: the disk is full, or a quota is reached ({cause}); free some space and "
             "start the same command again: the run goes on from its last checkpoint"
         ) from error

@@ -1,39 +1,45 @@
 """The GPUs of this machine as labels of its Ray node: their kind, and the memory of one."""
 
+import os
 import re
-import subprocess
+from collections.abc import Sequence
 
 from ecocseg.errors import UserError
-
-_QUERY = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+from pipeline.cards import Card, cards
 
 
 def gpu_labels() -> dict[str, str]:
     """`{"gpu": "rtx3090", "gpu-memory-gb": "25.8"}` (10^9 bytes); empty without an NVIDIA GPU.
 
-    Raises UserError when the machine's GPUs differ: a node has one label for all of them.
+    Of the cards that CUDA_VISIBLE_DEVICES leaves. Raises UserError when they differ: a node has one
+    label for all of them.
     """
-    try:
-        listed = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return labels_from(listed.stdout)
+    return labels_of(visible(cards(), os.environ.get("CUDA_VISIBLE_DEVICES")))
 
 
-def labels_from(listed: str) -> dict[str, str]:
-    """The labels for what `nvidia-smi` lists: a line `name, MiB` for each card."""
-    cards = [line.rpartition(",") for line in listed.splitlines() if "," in line]
-    found = {(kind_of(name), int(memory)) for name, _, memory in cards if memory.strip().isdigit()}
+def visible(found: Sequence[Card], chosen: str | None) -> list[Card]:
+    """The cards that CUDA_VISIBLE_DEVICES (`chosen`: indices or beginnings of UUIDs) leaves."""
+    if chosen is None:
+        return list(found)
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    return [
+        card
+        for card in found
+        if any(name == str(card.index) or card.uuid.startswith(name) for name in names)
+    ]
+
+
+def labels_of(found: Sequence[Card]) -> dict[str, str]:
+    """The labels for a node with these cards."""
     if not found:
         return {}
-    if len({kind for kind, _ in found}) > 1:
-        names = ", ".join(sorted({kind for kind, _ in found}))
+    kinds = sorted({kind_of(card.name) for card in found})
+    if len(kinds) > 1:
         raise UserError(
-            f"GPUs of this machine: got several kinds ({names}), allowed one a Ray node; start a "
-            "node for each kind with CUDA_VISIBLE_DEVICES and --labels of its own"
+            f"GPUs of this machine: got several kinds ({', '.join(kinds)}), allowed one a Ray "
+            "node; set CUDA_VISIBLE_DEVICES to those of one kind, and start a node for each kind"
         )
-    kind, memory = min(found)
-    return {"gpu": kind, "gpu-memory-gb": f"{memory * 2**20 / 1e9:.1f}"}
+    return {"gpu": kinds[0], "gpu-memory-gb": f"{min(card.memory_gb for card in found):.1f}"}
 
 
 def kind_of(name: str) -> str:

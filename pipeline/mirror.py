@@ -13,6 +13,7 @@ from typing import Any
 
 from ecocseg.errors import UserError
 from ecocseg.files import atomic_write
+from pipeline.diverged import FILE_NAME as DIVERGED
 from pipeline.status import FILE_NAME as STATUS
 from pipeline.status import read_status, record_file, run_directory
 from pipeline.stopping import FILE_NAME as STOP
@@ -175,6 +176,8 @@ def _follow(mirror: Mirror, end: threading.Event) -> None:
 
 
 def _is_small(name: str) -> bool:
-    """No weights, and of a method's stages only their tables."""
+    """No weights, and of a method's stages only their tables; the batch of a run that diverged."""
     path = Path(name)
+    if path.name == DIVERGED:
+        return True
     return path.suffix not in _WEIGHTS and (path.parts[0] != "stages" or path.suffix == ".csv")

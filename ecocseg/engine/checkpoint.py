@@ -16,6 +16,8 @@ PREVIOUS = "previous.pt"
 """Name of the checkpoint before the last one, beside it."""
 # What torch.load raises on files that were cut off or overwritten.
 _DAMAGE = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError)
+# In torch's words for a tensor that there is no memory for: the file is well then.
+_NO_MEMORY = ("alloc_cpu", "can't allocate memory", "out of memory")
 
 
 class Unreadable(DataError):
@@ -66,7 +68,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
                 if (member := archive.testzip()) is not None:
                     raise ValueError(f"wrong checksum of {member}")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (*_DAMAGE, zipfile.BadZipFile) as error:
+    except (MemoryError, *_DAMAGE, zipfile.BadZipFile) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            raise DataError(
+                f"{path}: there is too little memory to read the checkpoint; end other programs, "
+                "and start the same command again"
+            ) from error
         raise Unreadable(
             f"{path}: the checkpoint cannot be read ({_reason(error)}); remove it and start the "
             f"same command again: the run goes on from {PREVIOUS}, or begins anew"

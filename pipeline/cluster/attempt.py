@@ -10,8 +10,11 @@ from ecocseg.errors import UserError
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.worker import load
 
-STOPPED, LOST, BUG = "stopped", "lost", "a bug"
+STOPPED, LOST, NOT_STARTED, BUG = "stopped", "lost", "not started", "a bug"
 MEMORY, MACHINE = "out of memory", "no machine"
+
+_CONTEXT = 500_000_000
+"""Bytes, about; as `ecocseg.engine.memory.CONTEXT`, whose import would cost every task seconds."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Failure:
     """How a run ended as plain text: its exception itself might not survive pickling.
 
     `kind`: stopped (by `ecocseg stop`), lost (a process or node, for which the run is tried again),
-    a bug (an exception that nobody foresaw), or the `kind` of its UserError.
+    not started (processes that did not come up, which is no attempt of the run's), a bug (an
+    exception that nobody foresaw), or the `kind` of its UserError.
     """
 
     message: str
@@ -53,13 +57,16 @@ def coordinate_group(
     settings: dict[str, Any],
     asked: Resources,
     node_ids: Sequence[str],
+    threads: int,
 ) -> Failure | None:
     """Execute one run in several processes, one on each of `node_ids`; as `attempt_run`."""
     # Imported here: Ray Train takes seconds to import, and few runs need it.
-    from pipeline.cluster.group import LostWorker, run_group
+    from pipeline.cluster.group import LostWorker, NotStarted, run_group
 
     try:
-        run_group(execute, row, settings, asked.processes, asked, node_ids)
+        run_group(execute, row, settings, asked.processes, asked, node_ids, threads)
+    except NotStarted as error:
+        return Failure(str(error), kind=NOT_STARTED)
     except LostWorker as error:
         return Failure(str(error), kind=LOST)
     except UserError as error:
@@ -72,4 +79,6 @@ def coordinate_group(
 def _limit_memory(share: float) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share)
+        # CUDA's own share of the card is beside what PyTorch's allocator counts.
+        context = _CONTEXT / torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.05, share - context))

@@ -43,6 +43,16 @@ class LostWorker(Exception):
     """A process of the run, or its node, is gone."""
 
 
+class NotStarted(LostWorker):
+    """The processes did not come up: a node went before, or somebody else has its place."""
+
+
+class OutOfMemory(UserError):
+    """A machine had no memory left for a process of the run."""
+
+    kind = "out of memory"
+
+
 class _Told(Exception):
     """What a process raised, as plain text: the exception itself might not survive pickling.
 
@@ -68,12 +78,14 @@ def run_group(
     processes: int,
     resources: Resources,
     node_ids: Sequence[str],
+    threads: int,
 ) -> None:
     """Call `execute` ("module:function") with `row` and `settings` in `processes` processes.
 
     Each gets `resources`; process i is on the node `node_ids[i]`. They find each other as torch's
-    default process group. Raises UserError with the text of the run's own, an exception of the same
-    name and text for any other, and LostWorker when a process or a node was lost.
+    default process group, and compute with `threads` threads each. Raises UserError with the text
+    of the run's own, an exception of the same name and text for any other, LostWorker when a
+    process or a node was lost, and NotStarted when they did not come up.
     """
     # Ray Train would change to a folder of its own, and give up on processes that start slowly.
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
@@ -92,7 +104,7 @@ def run_group(
             "execute": execute,
             "row": dict(row),
             "settings": dict(settings),
-            "threads": resources.threads,
+            "threads": threads,
         },
         torch_config=TorchConfig(timeout_s=_TIMEOUT_S),
         scaling_config=ScalingConfig(
@@ -104,7 +116,10 @@ def run_group(
         run_config=RunConfig(
             name="train",
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
+            # Ray Train would try for ever to start processes on a node that is gone.
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+            ),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -113,8 +128,7 @@ def run_group(
     except WorkerGroupError as error:
         raise _cause(error.worker_failures, str(error))  # noqa: B904
     except TrainingFailedError as error:
-        # The workers did not come up, or the process that watches them is gone.
-        raise LostWorker(_first_line(str(error))) from None
+        raise NotStarted(_first_line(str(error))) from None
     except ray.exceptions.RayActorError as error:
         raise LostWorker(_first_line(str(error))) from None
     finally:
@@ -149,7 +163,7 @@ def _cause(failures: Mapping[int, Exception], text: str) -> Exception:
     order = sorted(failures.values(), key=lambda error: isinstance(error, LostProcess))
     for error in order:
         if _OUT_OF_MEMORY in str(error):
-            return UserError(f"the machine ran out of memory: {error}")
+            return OutOfMemory(f"the machine ran out of memory: {_first_line(str(error))}")
     return LostWorker(_first_line(str(order[0]) if order else text))
 
 

@@ -26,6 +26,9 @@ def _watch(address: str, stop: threading.Event) -> None:
         if _listens(address):
             answered = time.monotonic()
         elif time.monotonic() - answered >= _SILENT_S:
+            if sys.stderr.isatty():
+                # The live table has hidden the cursor and does not get to show it again.
+                sys.stderr.write("\x1b[?25h")
             print(
                 f"\ncluster.address: the Ray head at {address} has not answered for "
                 f"{_SILENT_S:.0f} s; start it and its nodes again (`ray start`), then the same "

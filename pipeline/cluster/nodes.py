@@ -9,6 +9,7 @@ from pipeline.cluster.resources import Node, live_nodes
 from pipeline.cluster.scheduler import Placement
 
 _LOOKS = 3
+_QUICK_S, _IN_A_ROW, _SHUN_S = 60.0, 3, 600.0
 
 Use = dict[str, tuple[float, float]]
 """Cores and GPUs in use on each node, by its id."""
@@ -44,10 +45,52 @@ class NodeWatch:
             )
             look[node_id] = max(0.0, cpus), max(0.0, gpus)
         self._looks = [*self._looks[1 - _LOOKS :], look]
-        if len(self._looks) < _LOOKS:
-            return {}
         found: Use = {}
         for node_id in look:
             uses = [each.get(node_id, (0.0, 0.0)) for each in self._looks]
             found[node_id] = min(cpus for cpus, _ in uses), min(gpus for _, gpus in uses)
+        return found
+
+
+class NodeHealth:
+    """Tells a machine that fails whatever it is given from runs that fail anywhere.
+
+    A card that fell off the bus or a driver that no longer fits ends every run in seconds, so that
+    the machine is always free and would be given all the rest.
+    """
+
+    def __init__(self) -> None:
+        self.notice = ""
+        self._quick: dict[str, int] = {}
+        self._good: set[str] = set()
+        self._until: dict[str, float] = {}
+
+    def finished(self, node_ids: Iterable[str]) -> None:
+        """A run finished on them."""
+        for node_id in node_ids:
+            self._good.add(node_id)
+            self._quick[node_id] = 0
+
+    def failed(self, node_ids: Iterable[str], seconds: float, now: float) -> None:
+        """A run failed on them `seconds` after its start."""
+        for node_id in node_ids:
+            self._quick[node_id] = self._quick.get(node_id, 0) + 1 if seconds < _QUICK_S else 0
+            if self._quick[node_id] >= _IN_A_ROW:
+                self._until[node_id] = now + _SHUN_S
+
+    def suspects(self, nodes: Iterable[Node], now: float) -> set[str]:
+        """Nodes to leave alone for a while: all fails there, and elsewhere runs have finished."""
+        names = {node.id: node.name for node in nodes}
+        found = {
+            node_id
+            for node_id, until in self._until.items()
+            if until > now and node_id in names and (self._good & names.keys()) - {node_id}
+        }
+        listed = ", ".join(sorted(names[node_id] for node_id in found))
+        self.notice = (
+            f"{listed} gets no runs for {_SHUN_S / 60:.0f} min: {_IN_A_ROW} in a row failed there "
+            "at once, and others finish elsewhere"
+            if found
+            else ""
+        )
         return found

@@ -23,11 +23,12 @@ from pipeline.cluster.attempt import (
     LOST,
     MACHINE,
     MEMORY,
+    NOT_STARTED,
     STOPPED,
     attempt_run,
     coordinate_group,
 )
-from pipeline.cluster.nodes import NodeWatch
+from pipeline.cluster.nodes import NodeHealth, NodeWatch
 from pipeline.cluster.progress import Interrupted, Outcome, Progress, Row
 from pipeline.cluster.resources import Resources, impossible
 from pipeline.cluster.scheduler import Placement, Scheduler
@@ -111,9 +112,11 @@ class _Grid:
         self.tasks: dict[ray.ObjectRef, str] = {}
         self._watch = NodeWatch()
         self._looked_at = float("-inf")
-        self._stuck_since: float | None = None
+        # Run -> since when no live node can take it.
+        self._stuck: dict[str, float] = {}
         # Node -> until when nothing is sent there: Ray lists a dead one for some seconds more.
         self._avoided: dict[str, float] = {}
+        self._health = NodeHealth()
         # Run -> losses in a row without a new checkpoint, and the checkpoint of the last one.
         self._fruitless: dict[str, tuple[int, int]] = {}
 
@@ -149,23 +152,24 @@ class _Grid:
         self._looked_at = now
         others = self._watch.others(self.scheduler.running.values())
         self._avoided = {node: until for node, until in self._avoided.items() if until > now}
-        others |= dict.fromkeys(self._avoided, (math.inf, math.inf))
-        self.scheduler.update(self._watch.nodes(), others)
+        nodes = self._watch.nodes()
+        shunned = self._avoided.keys() | self._health.suspects(nodes, now)
+        others |= dict.fromkeys(shunned, (math.inf, math.inf))
+        self.scheduler.update(nodes, others)
         stuck = self.scheduler.impossible()
-        if not stuck:
-            self._stuck_since, self.progress.notice = None, ""
-            return
-        self._stuck_since = self._stuck_since or now
-        left = self.node_wait_s - (now - self._stuck_since)
-        if left <= 0:
-            self.scheduler.drop(stuck)
-            for run_id, reason in stuck.items():
-                self.fail(run_id, f"its nodes were lost and did not come back: {reason}", MACHINE)
-            return
-        reason = next(iter(stuck.values())).partition("; available")[0]
-        self.progress.notice = (
-            f"{len(stuck)} runs wait {left:.0f} s for a node to come back: {reason}"
-        )
+        self._stuck = {run_id: self._stuck.get(run_id, now) for run_id in stuck}
+        over = {r for r, since in self._stuck.items() if now - since >= self.node_wait_s}
+        self.scheduler.drop(over)
+        for run_id in over:
+            reason = stuck.pop(run_id)
+            self.fail(run_id, f"its nodes were lost and did not come back: {reason}", MACHINE)
+        notices = [self._health.notice] if self._health.notice else []
+        if stuck:
+            first = min(stuck, key=lambda run_id: self._stuck[run_id])
+            left = self.node_wait_s - (now - self._stuck[first])
+            reason = stuck[first].partition("; available")[0]
+            notices.append(f"{len(stuck)} runs wait {left:.0f} s for a node to come back: {reason}")
+        self.progress.notice = "; ".join(notices)
 
     def start_what_fits(self) -> None:
         """Hand to Ray what there is room for."""
@@ -188,8 +192,10 @@ class _Grid:
         options: dict[str, Any] = {"max_retries": 0, "name": f"run {run_id}"}
         if asked.processes > 1:
             nodes = [part.node_id for part in placement.parts]
+            # Beside one of its processes: another machine's end is then none of its business.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(nodes[0], soft=False)
             reference = _group_task.options(**options).remote(
-                self.execute, row, self.settings, placement.each, nodes
+                self.execute, row, self.settings, placement.each, nodes, asked.threads
             )
         else:
             part = placement.parts[0]
@@ -221,8 +227,14 @@ class _Grid:
             run_id = self.tasks.pop(reference)
             self.progress.active.discard(run_id)
             placement = self.scheduler.release(run_id)
-            self.usage.end(run_id, time.monotonic())
-            self.settle(run_id, reference, [part.node_id for part in placement.parts])
+            now = time.monotonic()
+            took = self.usage.end(run_id, now)
+            node_ids = [part.node_id for part in placement.parts]
+            self.settle(run_id, reference, node_ids)
+            if run_id in self.progress.finished:
+                self._health.finished(node_ids)
+            elif run_id in self.progress.failed:
+                self._health.failed(node_ids, took, now)
 
     def settle(self, run_id: str, reference: ray.ObjectRef, node_ids: Sequence[str]) -> None:
         """Decide what became of a run whose task on `node_ids` has ended."""
@@ -244,7 +256,11 @@ class _Grid:
         else:
             if failure is None:
                 self.progress.finished.add(run_id)
+            elif failure.kind == NOT_STARTED:
+                self.avoid(node_ids)
+                self.scheduler.requeue(run_id)
             elif failure.kind == LOST:
+                self._looked_at = float("-inf")
                 self.retry(run_id, failure.message)
             elif failure.kind == STOPPED:
                 self.progress.stopped.add(run_id)

@@ -6,7 +6,7 @@ once instead, with what was asked and what there is.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ecocseg.errors import ConfigError
@@ -141,6 +141,9 @@ def share_of_gpu(asked: Resources, node: Node) -> float:
     card, needed = node.gpu_memory_gb, asked.gpu_memory_gb
     if asked.gpus != 1 or asked.runs_per_gpu == 1 or not card or not needed:
         return asked.gpus
+    if asked.processes > 1:
+        # NCCL refuses two processes of a run on one card.
+        return asked.gpus
     return _floor(1 / max(1, min(asked.runs_per_gpu, math.floor(card / (needed * _MARGIN)))))
 
 
@@ -190,8 +193,22 @@ def impossible(asked: Resources, nodes: Iterable[Node]) -> str | None:
     available = "; ".join(node.describe() for node in nodes) or "no live node"
     return (
         f"asked for {asked.describe()}, which no live node can give; available: {available}. "
-        "Lower what a run asks for (`cluster` in params.yaml), or start a node that "
-        "has them (`ray start --address=... --labels=...`)"
+        f"{_remedy(asked, nodes)}, or start a node that has them (`ray start --address=... "
+        "--labels=...`)"
+    )
+
+
+def _remedy(asked: Resources, nodes: Iterable[Node]) -> str:
+    """The setting that would let the run in."""
+    if asked.processes > 1 and any(suits(asked, node) for node in nodes):
+        return "Set cluster.processes_per_run=1, which computes the whole batch on one card"
+    if asked.gpu_memory_gb and any(suits(replace(asked, gpu_memory_gb=None), n) for n in nodes):
+        return (
+            "Set schedule.activation_checkpointing=true or a smaller batch; where the derived "
+            "figure is too high, say the true one with cluster.gpu_memory_gb_per_run"
+        )
+    return (
+        "Lower what a run asks for (`cluster` in params.yaml: cpus_per_run, memory_gb_per_run, gpu)"
     )
 
 

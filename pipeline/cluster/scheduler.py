@@ -289,11 +289,22 @@ class Scheduler:
         return None
 
     def _nearest(self, asked: Resources) -> set[str]:
-        """The node to keep free for a run: of those that could take it, the one with most free."""
-        able = [s for s in self._able(asked) if room_for(asked, s.node) >= asked.processes]
-        if not able:
-            return set()
-        return {max(able, key=lambda space: self._left(asked, space)).node.id}
+        """The nodes to keep free for a run: one that could take it, or as few as together could.
+
+        Those with most free first.
+        """
+        nearest = sorted(self._able(asked), key=lambda space: -self._left(asked, space))
+        for space in nearest:
+            if room_for(asked, space.node) >= asked.processes:
+                return {space.node.id}
+        kept: set[str] = set()
+        room = 0
+        for space in nearest:
+            kept.add(space.node.id)
+            room += room_for(asked, space.node)
+            if room >= asked.processes:
+                return kept
+        return set()
 
     def _left(self, asked: Resources, space: _Space) -> float:
         cpus, gpus = self._others.get(space.node.id, (0.0, 0.0))

@@ -84,15 +84,18 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        # A second Ctrl-C must not cut this short: it would leave Ray's processes behind.
+        # A second Ctrl-C or SIGTERM must not cut this short: it would leave Ray's processes behind.
         if in_main:
             interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        ray.shutdown()
-        if in_main:
-            signal.signal(signal.SIGINT, interrupt)
-            signal.signal(signal.SIGTERM, before)
-        if session is not None:
-            shutil.rmtree(session, ignore_errors=True)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            ray.shutdown()
+        finally:
+            if in_main:
+                signal.signal(signal.SIGINT, interrupt)
+                signal.signal(signal.SIGTERM, before)
+            if session is not None:
+                shutil.rmtree(session, ignore_errors=True)
 
 
 def _start_local(config: ClusterConfig) -> Path:
@@ -104,7 +107,7 @@ def _start_local(config: ClusterConfig) -> Path:
         context = _initialise(
             address="local",
             num_cpus=config.num_cpus,
-            labels=gpu_labels(),
+            labels=_own_labels(),
             object_store_memory=config.object_store_mb * _MEGABYTE,
             include_dashboard=False,
             _temp_dir=str(temporary),
@@ -117,6 +120,14 @@ def _start_local(config: ClusterConfig) -> Path:
             "doctor` says what there is"
         ) from error
     return Path(context.address_info["session_dir"])
+
+
+def _own_labels() -> dict[str, str]:
+    """Of this machine's GPUs; none where they differ, so that nothing is said of all of them."""
+    try:
+        return gpu_labels()
+    except UserError:
+        return {}
 
 
 def _join(address: str) -> None:
@@ -185,6 +196,8 @@ def _require_token() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once: the launcher's watch goes on asking while the grid ends.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

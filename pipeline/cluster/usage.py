@@ -37,13 +37,14 @@ class Usage:
         """A run starts on `slots`."""
         self._begun[run_id] = now, slots
 
-    def end(self, run_id: str, now: float) -> None:
-        """It ended, however it did."""
+    def end(self, run_id: str, now: float) -> float:
+        """It ended, however it did; how long it took."""
         begun, slots = self._begun.pop(run_id)
         self.work += (now - begun) * slots
         self._lengths[run_id] = self._lengths.get(run_id, 0.0) + now - begun
         self.longest = max(self.longest, self._lengths[run_id])
         self.ended = max(self.ended, now)
+        return now - begun
 
     @property
     def makespan(self) -> float:

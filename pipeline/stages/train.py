@@ -16,7 +16,7 @@ from pipeline.cluster.resources import GPU_LABEL, Resources
 from pipeline.cluster.session import ClusterConfig, connect, has_gpu
 from pipeline.cluster.usage import Usage
 from pipeline.environment import git_revision, pick_device
-from pipeline.locks import RunLock
+from pipeline.locks import RunLock, is_held
 from pipeline.mirror import SMOKE, mirrored, pull_finished
 from pipeline.needs import CPU_RUN_GB, spread_needs
 from pipeline.params import Params
@@ -58,7 +58,10 @@ def run(params: Params) -> None:
         # One driver at a time: two would start the same runs.
         with RunLock(RESULTS / "grid.lock", wait_s=40, announce=announce, remedy=_REMEDY):
             for row in rows:
-                clear_stop(run_directory(RESULTS, row["run_id"]))
+                folder = run_directory(RESULTS, row["run_id"])
+                # Not of one that `ecocseg train` computes just now.
+                if not is_held(folder / "lock"):
+                    clear_stop(folder)
             _prepare_tracking(tracking, rows)
             with connect(ClusterConfig(address=params.cluster.address)):
                 smoke = smoke_rows(todo)
@@ -201,8 +204,10 @@ def _grid(
         )
     if function == "execute_run":
         print_usage(outcome.usage)
+    stopped = ""
     if outcome.stopped:
-        print(f"{len(outcome.stopped)} runs were stopped; `ecocseg grid` goes on with them")
+        stopped = f"{len(outcome.stopped)} of {len(rows)} {title} were stopped; the same command "
+        stopped += f"goes on with them: {', '.join(outcome.stopped)}"
     if outcome.failed:
         listed = "\n".join(
             f"  {run_id} ({outcome.kinds[run_id]}): {text}"
@@ -215,7 +220,11 @@ def _grid(
         raise UserError(
             f"{len(outcome.failed)} of {len(rows)} {title} failed ({kinds}):\n{listed}\n"
             "Mend the cause and start the same command again: what is finished stays finished"
+            + (f"\n{stopped}" if stopped else "")
         )
+    if stopped:
+        # Not done: `dvc` must not take the stage for finished.
+        raise UserError(stopped)
 
 
 def _prepare_tracking(config: TrackingConfig, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,13 +11,15 @@ import ray
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from ecocseg.engine import checkpoint
 from ecocseg.errors import LostProcess, UserError
-from pipeline.cluster.group import FOLDER, LostWorker, _cause, _Told, run_group
+from pipeline.cluster import group
+from pipeline.cluster.group import FOLDER, NotStarted, _cause, _Told, run_group
+from pipeline.cluster.pool import run_all
+from pipeline.cluster.progress import Outcome
 from pipeline.cluster.resources import Resources
 from pipeline.planning import compose_cell, load_experiment, plan_row
 from pipeline.records import read_record, record_path
-from pipeline.run import LAST, execute_run
+from pipeline.run import execute_run
 from pipeline.spec import RunSpec
 from pipeline.status import read_status, run_directory
 
@@ -40,7 +42,7 @@ OVERRIDES = [
 def run(function: str, row: dict[str, Any], results: Path, **more: Any) -> None:
     settings = {"results": str(results)} | more
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]][:1] * 2
-    run_group(f"group_jobs:{function}", row, settings, 2, Resources(), nodes)
+    run_group(f"group_jobs:{function}", row, settings, 2, Resources(), nodes, 1)
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,20 @@ def test_a_lost_process_ends_the_run_which_goes_on_as_one_process_would(
     row, settings = planned
     results = tmp_path / "two"
     folder = run_directory(results, row["run_id"])
-    with pytest.raises(LostWorker):
-        run("killed_once", row, results, **settings)
+    settings_of_two = settings | {"results": str(results)}
+    asked = Resources(processes=2)
+    retries: dict[str, int] = {}
+    outcome = run_all(
+        [row],
+        "group_jobs:killed_once",
+        settings_of_two,
+        lambda row: asked,
+        results,
+        on_progress=lambda progress: retries.update(progress.retries),
+    )
+    assert outcome == Outcome(finished=[row["run_id"]], failed={})
     assert (results / "killed").exists()
-    status = read_status(folder)
-    assert status is not None
-    assert status.state == "running"
-    # The killed process was in its fourth step, so the first one was through with the second.
-    assert checkpoint.load(folder / LAST)["trainer"]["step"] == 2
-    assert not (folder / FOLDER).exists()
-
-    run("killed_once", row, results, **settings)
+    assert retries == {row["run_id"]: 1}
     status = read_status(folder)
     assert status is not None
     assert (status.state, status.attempt) == ("finished", 2)
@@ -128,3 +133,13 @@ def test_the_cause_is_found(failures: dict[int, Exception], kind: str, words: st
         assert found.kind == "bad data"
     if kind == "KeyError":
         assert "Traceback: here" in "".join(traceback.format_exception(found))
+
+
+def test_processes_that_do_not_come_up_are_given_up(
+    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their node went between the decision and the start; Ray Train alone would try for ever."""
+    monkeypatch.setattr(group, "_START_S", 3)
+    row, settings = {"run_id": "a"}, {"results": str(tmp_path)}
+    with pytest.raises(NotStarted):
+        run_group("group_jobs:second_fails", row, settings, 2, Resources(), ["f" * 56] * 2, 1)

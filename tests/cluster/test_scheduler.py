@@ -72,6 +72,10 @@ def test_no_node_is_given_more_than_it_has_and_every_run_gets_its_turn(
             assert all(used <= 1 + 1e-9 for used in cards.values())
         for placement in made.running.values():
             assert len(placement.parts) == placement.asked.processes
+            if placement.asked.processes > 1 and placement.asked.gpus >= 1:
+                # NCCL refuses two processes of a run on one card.
+                held = [(p.node_id, card) for p in placement.parts for card in p.cards]
+                assert len(set(held)) == len(held)
         made.release(order.choice(sorted(made.running)))
         done += 1
     assert done == wanted
@@ -114,6 +118,36 @@ def test_a_run_spans_machines_only_where_none_could_take_it_alone() -> None:
     near.add("first", Resources(gpus=2))
     near.add("pair", Resources(gpus=1, processes=2))
     assert ids(near.place()) == ["first"]
+
+
+def test_a_run_over_several_machines_does_not_starve_either() -> None:
+    made = scheduler(node("a", gpus=1), node("b", gpus=1), node("c", gpus=1))
+    for number in range(9):
+        made.add(f"run{number}", Resources(gpus=1), cost=5)
+    first = {p.run_id: p.parts[0].node_id for p in made.place()}
+    made.add("pair", Resources(gpus=1, processes=2), cost=99)
+    by_node = {name: run_id for run_id, name in first.items()}
+    made.release(by_node["a"])
+    assert made.place() == []
+    made.release(by_node["c"])
+    # Two machines are kept free for it, whichever; the third one is filled.
+    started = ids(made.place())
+    if "pair" not in started:
+        made.release(by_node["b"])
+        started += ids(made.place())
+    assert "pair" in started
+    assert len(started) <= 2
+
+
+def test_two_processes_never_share_a_card() -> None:
+    asked = Resources(gpus=1, gpu_memory_gb=9.8, runs_per_gpu=2, processes=2)
+    one = scheduler(node("a", gpus=1, **{"gpu-memory-gb": "25.8"}))
+    one.add("pair", asked)
+    assert "cluster.processes_per_run=1" in one.impossible()["pair"]
+    two = scheduler(node("a", gpus=2, **{"gpu-memory-gb": "25.8"}))
+    two.add("pair", asked)
+    (placement,) = two.place()
+    assert [part.cards for part in placement.parts] == [(0,), (1,)]
 
 
 def test_processes_are_given_what_was_counted_for_them() -> None:

@@ -130,3 +130,33 @@ def test_a_full_disk_is_told_as_such_and_keeps_the_old_ones(tmp_path):
     assert done.stdout == "File too large\n", done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     assert checkpoint.newest(tmp_path / "last.pt").state == {"step": 1}
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from ecocseg.engine import checkpoint
+from ecocseg.errors import DataError
+torch.load(sys.argv[2], weights_only=True)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, -1))
+try:
+    print(checkpoint.newest(Path(sys.argv[1])))
+except DataError as error:
+    print(error)
+"""
+
+
+def test_a_checkpoint_that_there_is_no_memory_for_is_not_given_up(tmp_path):
+    path, small = tmp_path / "last.pt", tmp_path / "small.pt"
+    checkpoint.save(path, {"w": torch.rand(40_000_000)})
+    checkpoint.save(small, {"w": torch.rand(4)})
+    told = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, str(path), str(small)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "too little memory to read the checkpoint" in told
+    assert path.is_file()
