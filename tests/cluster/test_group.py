@@ -120,7 +120,7 @@ FULL = RuntimeError("Task was killed due to the node running low on memory.")
         ({0: _Told("a crop", "KeyError", "Traceback: here"), 1: LOST}, "KeyError", "^a crop$"),
         ({0: LostProcess("peer"), 1: LOST}, "LostWorker", "A worker died"),
         ({0: LostProcess("peer is gone")}, "LostWorker", "peer is gone"),
-        ({0: LostProcess("peer"), 1: FULL}, "UserError", "the machine ran out of memory: .*low"),
+        ({0: LostProcess("peer"), 1: FULL}, "OutOfMemory", "the machine ran out of memory: .*low"),
         ({}, "LostWorker", "nobody knows"),
     ],
 )

@@ -1,0 +1,60 @@
+"""What `ecocseg grid` says and how it ends, for every way in which its runs may end."""
+
+from typing import Any
+
+import pytest
+
+from ecocseg.errors import UserError
+from pipeline.cluster.progress import Outcome
+from pipeline.cluster.usage import Usage
+from pipeline.params import Params
+from pipeline.stages import train
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "run_id": f"run{number}",
+        "spec": {},
+        "needs": {"gpus": 1, "gpu_memory_gb": 1.0, "cpus": 1, "memory_gb": 3.0},
+    }
+    for number in range(4)
+]
+
+
+def end(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> None:
+    """A grid whose runs are over; the pool's own tests show how they get there."""
+    monkeypatch.setattr(train, "run_all", lambda *a, **k: outcome)
+    monkeypatch.setattr(train, "has_gpu", lambda: False)
+    params = Params(experiments=["streets_uda"])
+    train._grid(ROWS, "execute_run", {}, params, "runs", {"copy": "run1"})
+
+
+def test_all_finished(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    usage = Usage()
+    usage.note(0.0, busy=2, capacity=2, waiting=2)
+    for name, begun, ended in (("a", 0.0, 60.0), ("b", 0.0, 40.0), ("c", 40.0, 90.0)):
+        usage.begin(name, begun, 1)
+        usage.end(name, ended)
+    usage.note(40.0, busy=2, capacity=2, waiting=0)
+    end(monkeypatch, Outcome(finished=["run0"], failed={}, usage=usage))
+    told = capsys.readouterr().out
+    assert "makespan 1:30, 20% above the lower bound 1:15" in told
+    assert "slots were 100% busy until the last run started" in told
+
+
+def test_stopped_runs_leave_the_stage_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else `dvc` would take it for finished, and never go on with them."""
+    with pytest.raises(UserError, match=r"1 of 4 runs were stopped; .* goes on with them: run2"):
+        end(monkeypatch, Outcome(finished=["run0"], failed={}, stopped=["run2"]))
+
+
+def test_failures_are_listed_with_their_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {"run1": "labels/7.png: value 77", "run2": "labels/8.png: value 9", "run3": "no room"}
+    kinds = {"run1": "bad data", "run2": "bad data", "run3": "disk full"}
+    outcome = Outcome(finished=[], failed=failed, kinds=kinds, stopped=["run0"])
+    with pytest.raises(UserError) as caught:
+        end(monkeypatch, outcome)
+    text = str(caught.value)
+    assert text.startswith("3 of 4 runs failed (2 bad data, 1 disk full):\n")
+    assert "  run3 (disk full): no room" in text
+    assert "1 more runs are copies of these and wait for them" in text
+    assert "1 of 4 runs were stopped" in text
