@@ -149,7 +149,16 @@ def _base(choices: tuple[str, ...], stamp: _Stamp) -> DictConfig:
 
 
 class _Group(dict[str, Any]):
-    """Files of a group. Hydra copies the store for every composition, and what it uses again."""
+    """Files by name, as Hydra's store holds them; each is parsed when it is asked for first.
+
+    Hydra copies the store for every composition, and what it uses of it again.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        if isinstance(found, Path):
+            found = self[name] = _parsed_file(found)
+        return found
 
     def __deepcopy__(self, memo: Any) -> "_Group":
         return self
@@ -157,24 +166,31 @@ class _Group(dict[str, Any]):
 
 @lru_cache(maxsize=2)
 def _files(stamp: _Stamp) -> dict[str, Any]:
-    """Every file as Hydra's store holds it, parsed once; experiments without their section."""
+    """Every file as Hydra's store holds it."""
     found: dict[str, Any] = {}
     for name, _, _ in stamp:
         path = Path(name)
-        node = OmegaConf.load(path)
-        group = None if path.parent == CONF else path.parent.name
-        if group == "experiment" and isinstance(node, DictConfig):
-            node.pop("experiment", None)
-        package = re.search(r"^# @package (\S+)$", path.read_text(), re.MULTILINE)
-        entry = ConfigNode(
-            name=path.name,
-            node=node,  # type: ignore[arg-type]
-            group=group,
-            package=package and package.group(1),
-            provider="main",
-        )
-        (found if group is None else found.setdefault(group, _Group()))[path.name] = entry
+        if path.parent == CONF:
+            found[path.name] = _parsed_file(path)
+        else:
+            found.setdefault(path.parent.name, _Group())[path.name] = path
     return found
+
+
+def _parsed_file(path: Path) -> ConfigNode:
+    """A file; of an experiment without the section of its name, which no component looks at."""
+    node = OmegaConf.load(path)
+    group = None if path.parent == CONF else path.parent.name
+    if group == "experiment" and isinstance(node, DictConfig):
+        node.pop("experiment", None)
+    package = re.search(r"^# @package (\S+)$", path.read_text(), re.MULTILINE)
+    return ConfigNode(
+        name=path.name,
+        node=node,  # type: ignore[arg-type]
+        group=group,
+        package=package and package.group(1),
+        provider="main",
+    )
 
 
 def _stamp() -> _Stamp:

@@ -12,10 +12,11 @@ from typing import Any
 _LAST = ("diagnostics", "curves")
 _CURVES = b'\n "curves": {\n  "eval": ['
 _TRAIN = b'\n  "train": ['
+_END = b"\n  ]\n }\n}\n"
 _DIAGNOSTICS = b'\n "diagnostics": {'
 _ENCODER = json.JSONEncoder(allow_nan=False)
 # Bytes that hold what comes before the training curves, in most records.
-_FIRST = 1 << 17
+_FIRST = 1 << 16
 
 
 def to_text(record: Mapping[str, Any]) -> str:
@@ -57,6 +58,19 @@ def read_diagnostics(path: Path) -> dict[str, Any] | None:
     else:
         found = json.loads(b"{" + data[start:curves].rstrip(b",") + b"}")["diagnostics"]
     return None if found is None else dict(found)
+
+
+def read_training(path: Path, most: int) -> list[dict[str, Any]]:
+    """Points of the record's curves of training: of more than `most` every second, third, ..."""
+    data = path.read_bytes()
+    _, train = _places(data)
+    # Behind them the layout has the ends of list, curves and record, and nothing else.
+    if train < 0 or not data.endswith(_END):
+        points = json.loads(data)["curves"]["train"]
+        return list(points[:: -(-len(points) // most) or 1])
+    lines = data[train + len(_TRAIN) : -len(_END)].split(b",\n")
+    kept = b",".join(lines[:: -(-len(lines) // most)])
+    return list(json.loads(b"[" + kept + b"]"))
 
 
 def _places(data: bytes) -> tuple[int, int]:

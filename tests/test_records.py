@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecocseg.errors import UserError
-from pipeline.record_text import read_diagnostics, read_short, to_text
+from pipeline.record_text import read_diagnostics, read_short, read_training, to_text
 from pipeline.records import (
     comparable,
     is_finished,
@@ -252,3 +252,17 @@ def test_any_values_survive_the_layout(value):
     text = to_text(record)
     assert json.loads(text) == record
     assert list(json.loads(text)) == ["x", "diagnostics", "curves"]
+
+
+def test_the_curves_of_training_are_read_alone(tmp_path: Path):
+    record = json.loads(json.dumps(make_record()))
+    path = write_record(tmp_path, record)
+    points = record["curves"]["train"] = [{"step": i, "a/b": None} for i in range(1, 8)]
+    for layout in (to_text(record), json.dumps(record)):
+        path.write_text(layout)
+        assert read_training(path, 7) == read_training(path, 99) == points
+        assert read_training(path, 6) == points[::2]
+        assert read_training(path, 2) == points[::4]
+    record["curves"]["train"] = []
+    path.write_text(to_text(record))
+    assert read_training(path, 5) == []

@@ -10,9 +10,10 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.report.cells import Cell, Experiment
+from pipeline.report.lines import foremost
 
 PSEUDO_LABELS = "pseudo_labels.png"
-_PANELS_PER_CELL = 2
+_PANELS_PER_CELL, _MOST_CELLS = 2, 24
 _OTHERS = re.compile(rf"{re.escape(PSEUDO_LABELS)}|(label|prediction)_")
 
 
@@ -41,16 +42,16 @@ def pictures_of(cell: Cell, seed: int, runs_dir: Path) -> Path:
 def cell_panels(experiment: Experiment, runs_dir: Path) -> list[Panel]:
     """Panels of each cell's run with the lowest finished seed, the last ones by number.
 
-    Looks for `runs_dir/<run_id>/pictures/*.png`; a run without pictures has no panel. The picture
-    of the pseudo-labels is none, nor are the single predictions and labels: others show them.
+    Of many cells the best have some. Looks for `runs_dir/<run_id>/pictures/*.png`; a run without
+    pictures has no panel. The picture of the pseudo-labels is none, nor are the single predictions
+    and labels: others show them.
     """
     panels = []
-    for cell in experiment.cells:
-        if cell.records:
-            pictures = pictures_of(cell, min(cell.records), runs_dir)
-            paths = [p for p in pictures.glob("[!.]*.png") if not _OTHERS.match(p.name)]
-            paths = sorted(paths, key=_natural)[-_PANELS_PER_CELL:]
-            panels += [Panel(label=cell.title, path=path) for path in paths]
+    for cell in foremost([cell for cell in experiment.cells if cell.records], _MOST_CELLS):
+        pictures = pictures_of(cell, min(cell.records), runs_dir)
+        paths = [p for p in pictures.glob("[!.]*.png") if not _OTHERS.match(p.name)]
+        paths = sorted(paths, key=_natural)[-_PANELS_PER_CELL:]
+        panels += [Panel(label=cell.title, path=path) for path in paths]
     return panels
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.record_text import read_diagnostics
-from pipeline.records import read_record, read_short_record
+from pipeline.record_text import read_diagnostics, read_training
+from pipeline.records import read_short_record
 from pipeline.report.cells import Record
 
 # Sections of a record that most runs of an experiment share.
@@ -65,11 +65,12 @@ def diagnostics_of(record: Record) -> dict[str, Any] | None:
     return _diagnostics(record["path"], found.st_mtime_ns, found.st_size)
 
 
-def training_of(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The points of a run's curves of training."""
-    if "path" not in record:
-        return list(record["curves"]["train"])
-    return list(read_record(record["path"])["curves"]["train"])
+def training_of(record: Mapping[str, Any], most: int) -> Sequence[Mapping[str, Any]]:
+    """The points of a run's curves of training, of more than `most` every second, third, ..."""
+    if "path" in record:
+        return read_training(record["path"], most)
+    points = record["curves"]["train"]
+    return list(points[:: -(-len(points) // most) or 1])
 
 
 # Several figures look at the same few cells.

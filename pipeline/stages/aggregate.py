@@ -2,10 +2,12 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ecocseg.files import atomic_write
+from pipeline.forked import forked
 from pipeline.report.cells import Experiment
 from pipeline.report.formats import write_all
 from pipeline.report.lines import cell_means
@@ -13,6 +15,12 @@ from pipeline.report.runs import load_experiments
 from pipeline.report.scores import statistic
 from pipeline.report.tables import build_table
 from pipeline.report.terminal import terminal_text
+
+if TYPE_CHECKING:
+    from pipeline.report.canvas import Drawn
+
+_MANY = 1000
+"""Runs from which the figures are worth processes of their own."""
 
 
 def aggregate(
@@ -29,19 +37,18 @@ def aggregate(
     record, mixed protocols, an unknown class, selection or row of the paper) and writes nothing.
     """
     from pipeline.report.curves import evaluation_curves
-    from pipeline.report.diagnostics import draw_diagnostics, label_picture
-    from pipeline.report.figures import draw_figures
+    from pipeline.report.diagnostics import label_picture
     from pipeline.report.page import Section, report_page
     from pipeline.report.panels import cell_panels, data_overlays
-    from pipeline.report.qualitative import draw_qualitative
     from pipeline.report.search_page import search_section
 
     out, records_dir = Path(out), Path(records_dir)
     runs = records_dir.parent / "runs"
     experiments = load_experiments(plan_path, records_dir)
     tables = [build_table(experiment) for experiment in experiments]
+    drawn = _drawn(experiments, runs, out / "figures")
     sections: list[Section] = []
-    for experiment, table in zip(experiments, tables, strict=True):
+    for experiment, table, (figures, qualitative) in zip(experiments, tables, drawn, strict=True):
         for ending, text in write_all(table):
             atomic_write(out / "tables" / f"{table.name}.{ending}", text)
         curves = evaluation_curves(experiment).to_csv(index=False, lineterminator="\n")
@@ -50,13 +57,10 @@ def aggregate(
             Section(
                 experiment=experiment,
                 table=table,
-                figures=[
-                    *draw_figures(experiment, out / "figures"),
-                    *draw_diagnostics(experiment, out / "figures"),
-                ],
+                figures=figures,
                 panels=cell_panels(experiment, runs),
                 labels=label_picture(experiment, runs),
-                qualitative=draw_qualitative(experiment, runs, out / "figures"),
+                qualitative=qualitative,
             )
         )
     search = search_section(out / "search", out / "figures")
@@ -65,6 +69,29 @@ def aggregate(
     atomic_write(out / "metrics.json", json.dumps(metrics(experiments), indent=2) + "\n")
     # Last: where the report is, everything else is.
     atomic_write(out / "report.html", report_page(sections, search, overlays, processed))
+
+
+def _drawn(
+    experiments: list[Experiment], runs: Path, folder: Path
+) -> list[tuple[list["Drawn"], list["Drawn"]]]:
+    """Figures and qualitative figures of each experiment; of many runs in several processes."""
+    from pipeline.report.diagnostics import draw_diagnostics
+    from pipeline.report.figures import draw_figures
+    from pipeline.report.qualitative import draw_qualitative
+
+    tasks = [
+        task
+        for experiment in experiments
+        for task in (
+            partial(draw_figures, experiment, folder),
+            partial(draw_diagnostics, experiment, folder),
+            partial(draw_qualitative, experiment, runs, folder),
+        )
+    ]
+    many = sum(len(experiment.records) for experiment in experiments) >= _MANY
+    found = forked(tasks) if many else [task() for task in tasks]
+    three = zip(found[::3], found[1::3], found[2::3], strict=True)
+    return [([*figures, *diagnostics], qualitative) for figures, diagnostics, qualitative in three]
 
 
 def metrics(experiments: list[Experiment]) -> dict[str, Any]:

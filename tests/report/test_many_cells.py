@@ -63,7 +63,7 @@ def test_what_is_left_in_the_file_is_got_when_asked_for(many, results, make):
     assert "train" not in record["curves"]
     assert "diagnostics" not in record
     expected = make.record("x", quality=0.3, cell=cell.name)["curves"]["train"]
-    assert training_of(record) == expected
+    assert training_of(record, 99) == expected
     assert diagnostics_of(record) is None
     matrix = record["results"]["last"]["student"]["confusion"]
     assert isinstance(matrix, np.ndarray)
