@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,14 @@ class Project:
             path.write_text(yaml.safe_dump(dataset))
         self.run("git", "init", "-q")
 
-    def configure(self, runs: int, steps: int, address: str, tracking: str) -> None:
+    def configure(
+        self,
+        runs: int,
+        steps: int,
+        address: str,
+        tracking: str,
+        overrides: Sequence[str] = OVERRIDES,
+    ) -> None:
         """An experiment with the first cells of CELLS, and seeds, that make `runs` runs."""
         cells = min(runs, len(CELLS))
         base = (self.folder / "pipeline/conf/experiment/streets_uda.yaml").read_text()
@@ -80,7 +88,7 @@ class Project:
         params = yaml.safe_load((self.folder / "params.yaml").read_text())
         params["experiments"] = ["chaos"]
         params["seeds"] = list(range(-(-runs // cells)))
-        params["overrides"] = [*OVERRIDES, f"schedule.steps={steps}"]
+        params["overrides"] = [*overrides, f"schedule.steps={steps}"]
         params["cluster"] |= {"address": address, "device": "cpu"}
         params["tracking"] |= {"uri": tracking}
         params["search"] |= {"experiment": "chaos", "cell": "dacs_ecoc"}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from chaos_project import Project
+from chaos_project import OVERRIDES, Project
 from chaos_services import Server, free_port, wait_for
 
 from pipeline.events import EventLog
@@ -115,7 +115,9 @@ def main() -> None:
         }
         server = Server(folder / "mlflow", environment)
         project = Project(folder / "project", environment)
-        project.configure(1, options.steps, "local", server.uri)
+        # Curves, evaluations and checkpoints as often as the default experiments have them.
+        small = [text for text in OVERRIDES if "_every=" not in text]
+        project.configure(1, options.steps, "local", server.uri, small)
         project.run("dvc", "repro", "plan")
         (row,) = project.rows()
         server.start()

@@ -35,7 +35,7 @@ _LAST_RETRY_S = 60.0
 # How long the end of a run waits for the store, and as a share of the time that it took; what is
 # left then goes on being sent while the process lives, and at last with `replay`.
 _WAIT_LOCAL_S, _WAIT_SERVER_S, _WAIT_FAILING_S = 10.0, 2.0, 1.0
-_WAIT_SHARE = 0.01
+_WAIT_SHARE = 0.005
 _SENDING: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
@@ -124,7 +124,7 @@ class RunTracker:
         """Close the run with `status`; True when the store has everything.
 
         Waits for that at most `wait_s` seconds; by default 10 for SQLite, 2 for a server, 1 for a
-        store that has been failing, and never more than 1 % of the time since the run began. A
+        store that has been failing, and never more than 0.5 % of the time since the run began. A
         second call changes nothing and does not wait.
         """
         if self._state is None or self._thread is None:
