@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ecocseg.engine.distributed import current_group
 from ecocseg.errors import UserError
 from pipeline.cards import holders_of
 from pipeline.packages import git_revision as git_revision
@@ -26,6 +27,7 @@ _PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "ray
 
 def describe(device: torch.device, git: str) -> dict[str, Any]:
     """The `environment` of a record."""
+    processes = current_group().size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "git": git,
@@ -34,6 +36,8 @@ def describe(device: torch.device, git: str) -> dict[str, Any]:
         "device": str(device),
         "device_name": name or platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
+        "gpus": processes if device.type == "cuda" else 0,
     }
 
 

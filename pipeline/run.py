@@ -257,6 +257,7 @@ class _Execution:
         tracker.events.flush()
         state = {"trainer": event.state, "results": self.results, "seconds": self._seconds()}
         checkpoint.save(self.run_dir / LAST, state, keep_previous=True)
+        self._write_status(step=event.step, force=True)
         self.stored.push(event.step)
         tracker.sync()
 

@@ -9,8 +9,9 @@ are taken over all processes, and gradients are averaged. A single process pays 
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ from ecocseg.errors import ConfigError, LostProcess
 T = TypeVar("T")
 _LOST_SIGNS = ("onnection", "imed out", "imeout", "remote process exited", "was aborted")
 """In the words of gloo and NCCL for another process that does not answer."""
+NEW_FILE_S = 60.0
+"""How long a file that another machine has made may stay unseen on a network disk."""
 _BUCKET = 1 << 23
 """Numbers that are sent at a time: enough to be fast, few enough to be held twice."""
 
@@ -194,7 +197,7 @@ def require_shared(folder: Path, group: Group) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
     group.broadcast(None)
-    seen = group.sum(torch.tensor(int(mark.is_file()), device=group.device))
+    seen = group.sum(torch.tensor(int(_appears(mark)), device=group.device))
     if group.first:
         mark.unlink(missing_ok=True)
     if int(seen) < group.size:
@@ -203,6 +206,19 @@ def require_shared(folder: Path, group: Group) -> None:
             "in which a stage leaves weights and labels to the next one; put results on storage "
             "that all machines share, or compute the run on one GPU (schedule.gpus=1)"
         )
+
+
+def _appears(path: Path) -> bool:
+    """Whether `path` is there, or comes within the time for which NFS may deny a new file."""
+    deadline = time.monotonic() + NEW_FILE_S
+    while not path.is_file():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+        # Listing a folder makes the file system look again.
+        with suppress(OSError):
+            os.listdir(path.parent)
+    return True
 
 
 @contextmanager

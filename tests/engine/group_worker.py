@@ -18,7 +18,7 @@ from tiny_runs import maker, tiny_model
 
 from ecocseg.data.manifest import load_manifest, processed_dir
 from ecocseg.encodings import ENCODINGS
-from ecocseg.engine import checkpoint
+from ecocseg.engine import checkpoint, distributed
 from ecocseg.engine.distributed import SINGLE, joined, require_shared
 from ecocseg.engine.evaluate import EvaluationConfig, evaluate
 from ecocseg.engine.events import CheckpointEvent, Diverged, EvaluationEvent, StepEvent
@@ -190,6 +190,7 @@ def scores(make, folder, group):
 def refused(folder, group):
     """The message for a folder that others do not see."""
     try:
+        distributed.NEW_FILE_S = 0.5
         require_shared(folder / f"own{group.rank}", group)
     except ConfigError as error:
         return str(error)
