@@ -14,8 +14,10 @@ from ecocseg.files import atomic_path, disk_full
 
 PREVIOUS = "previous.pt"
 """Name of the checkpoint before the last one, beside it."""
-# What torch.load raises on files that were cut off or overwritten.
-_DAMAGE = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError)
+# What torch.load raises on files that were cut off or overwritten; OSError for some lengths, from
+# seeking before the start.
+_DAMAGE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError)
+_CHUNK = 1 << 22
 # In torch's words for a tensor that there is no memory for: the file is well then.
 _NO_MEMORY = ("alloc_cpu", "can't allocate memory", "out of memory")
 
@@ -63,6 +65,16 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        with path.open("rb") as file:
+            while file.read(_CHUNK):
+                pass
+    except OSError as error:
+        # The file itself may be well: nothing is to be given up for a disk that does not answer.
+        raise DataError(
+            f"{path}: the disk does not give it ({error}); mend that, or remove the file and start "
+            "the same command again: the run goes on from an earlier checkpoint, or begins anew"
+        ) from error
+    try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if (member := archive.testzip()) is not None:
@@ -77,12 +89,6 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise Unreadable(
             f"{path}: the checkpoint cannot be read ({_reason(error)}); remove it and start the "
             f"same command again: the run goes on from {PREVIOUS}, or begins anew"
-        ) from error
-    except OSError as error:
-        # The file itself may be well: nothing is to be given up for a disk that does not answer.
-        raise DataError(
-            f"{path}: the disk does not give it ({error}); mend that, or remove the file: the run "
-            f"then goes on from {PREVIOUS}, or begins anew"
         ) from error
     return state
 
