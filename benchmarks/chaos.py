@@ -6,8 +6,8 @@ A copy of the project with short runs is trained by `dvc repro train`, typed aga
 while workers, nodes, the driver, dvc and the MLflow server are killed or cut off, the disk fills,
 checkpoints are truncated, the GPU "runs out of memory" and data files disappear. Kinds, order,
 gaps and victims are drawn from the seed; a fault comes earlier where the grid would end before all
-have come, later where the grid hardly moves, and one that finds nothing to hit for long goes to the
-end. The table says what must hold; the exit code is 0 only if all of it does.
+have come, later where the grid hardly moves, and one that finds nothing to hit waits while others
+come. The table says what must hold; the exit code is 0 only if all of it does.
 
 The full disk is a tmpfs that holds the project where this user may mount one (root), else a limit
 on what the training processes may write. Out of memory is raised inside a network by
@@ -36,7 +36,8 @@ _TICK_S = 0.25
 _EARLY = 0.85
 """Share of the grid's progress by which the last fault has come."""
 _AHEAD = 0.2
-_LONGEST_GAP_S, _PATIENCE_S = 9.0, 60.0
+_SHORTEST_GAP_S, _LONGEST_GAP_S, _PATIENCE_S = 1.0, 9.0, 60.0
+_COMMANDS = ("driver killed", "dvc killed")
 _DISK_MB = 1500
 
 
@@ -63,16 +64,21 @@ class Storm:
         since = time.monotonic() - self.last
         pace = _EARLY * (len(self.effects) + 1) / self.count
         moves = progress >= pace - _AHEAD or since >= _LONGEST_GAP_S
-        return progress >= pace or (moves and since >= self.waiting[0].gap_s)
+        gap = _SHORTEST_GAP_S if progress >= pace else self.waiting[0].gap_s
+        return since >= gap and (moves or progress >= pace)
 
     def _begin(self, progress: float) -> None:
-        effect = self.injector.inject(self.waiting[0])
-        if effect is None:
-            # Nothing to hit: another one comes first, if that lasts.
-            if time.monotonic() - self.last > _PATIENCE_S:
-                self.waiting.rotate(-1)
+        for fault in list(self.waiting):
+            # What finds nothing to hit is overtaken, but by none that would put that off further.
+            patient = time.monotonic() - self.last < _PATIENCE_S
+            if fault is not self.waiting[0] and fault.kind in _COMMANDS and patient:
+                continue
+            effect = self.injector.inject(fault)
+            if effect is not None:
+                break
+        else:
             return
-        self.waiting.popleft()
+        self.waiting.remove(fault)
         self.effects.append(effect)
         self.running.append(effect)
         self.last = time.monotonic()
@@ -180,10 +186,8 @@ def _say(say: bool, text: str) -> None:
 
 def table(lines: Sequence[checks.Line]) -> str:
     """The closing table, in Markdown."""
-    rows = [
-        f"| {line.condition} | {line.found} | {'yes' if line.holds else '**NO**'} |"
-        for line in lines
-    ]
+    verdicts = {True: "yes", False: "**NO**", None: ""}
+    rows = [f"| {line.condition} | {line.found} | {verdicts[line.holds]} |" for line in lines]
     return "\n".join(["| | found | holds |", "| --- | --- | --- |", *rows])
 
 

@@ -217,5 +217,10 @@ class Repro:
     def failures(self) -> list[tuple[str, str]]:
         """(run id, cause) of every run that a grid said has failed."""
         ids = {row["run_id"] for row in self.project.rows()}
-        lines = re.findall(r"^  ([\w.=-]+)(?: \(\w+\))?: (.+)$", self.text(), re.MULTILINE)
+        lines = re.findall(r"^  ([\w.=-]+)(?: \([^()]*\))?: (.+)$", self.text(), re.MULTILINE)
         return [(run_id, cause) for run_id, cause in lines if run_id in ids]
+
+    def announced(self) -> int:
+        """How many failed runs the grids counted themselves."""
+        counts = re.findall(r"^ecocseg grid: (\d+) of \d+ .*runs failed", self.text(), re.MULTILINE)
+        return sum(map(int, counts))
