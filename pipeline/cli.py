@@ -21,7 +21,7 @@ _COMMANDS = {
     "search": "search hyperparameters with Ray Tune",
     "status": "show the grid at a glance, from another terminal too",
     "logs": "show what a run said and measured: ecocseg logs EXPERIMENT/CELL/SEED",
-    "stop": "stop runs, or with --all the grid; checkpoints are kept",
+    "stop": "stop runs, or with --all the grid and the search; checkpoints are kept",
     "tables": "make tables, figures and the report from the records",
     "predict": "label images with a trained run",
     "codebook": "build, inspect, compare and save codebooks",
@@ -109,7 +109,9 @@ def _watching_arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("-f", "--follow", action="store_true", help="until the run ends")
     else:
         command.add_argument("runs", nargs="*", metavar="RUN", help=run)
-        command.add_argument("--all", action="store_true", help="the grid, and single runs too")
+        command.add_argument(
+            "--all", action="store_true", help="the grid, the search, and single runs too"
+        )
 
 
 def _codebook_arguments(command: argparse.ArgumentParser) -> None:

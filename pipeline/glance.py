@@ -19,7 +19,7 @@ from pipeline.sights import Glance, RunSight, SearchSight
 from pipeline.status import FILE_NAME, RunStatus, read_status, run_directory
 from pipeline.stopping import request, stop_requested
 
-PLAN, GRID_LOCK, SEARCH = "plan.jsonl", "grid.lock", "search"
+PLAN, GRID_LOCK, SEARCH, SEARCH_LOCK = "plan.jsonl", "grid.lock", "search", ".lock"
 _SHOWN_NAMES = 8
 
 
@@ -27,12 +27,13 @@ def look(results: Path, *, details: bool = False) -> Glance:
     """Read the plan and what its runs left below `results`; without a plan, the runs alone.
 
     With `details` finished runs have their last status too. Raises DataError when there is neither
-    plan nor run, or the plan is no JSON.
+    plan nor run nor a search under way, or the plan is no JSON.
     """
     results = Path(results)
     rows = _plan(results / PLAN)
     folders = _names(results / "runs")
-    if not rows and not folders:
+    search = _search(results / SEARCH)
+    if not rows and not folders and search is None:
         raise DataError(
             f"{results / PLAN}: there is no plan yet, and no run; type `dvc repro plan`, or "
             "`ecocseg train` for a single run"
@@ -46,7 +47,7 @@ def look(results: Path, *, details: bool = False) -> Glance:
         runs=reader.with_copies(runs),
         driver=reader.driver,
         smoke=sum(f"{run.run_id}.json" in reader.smoked for run in runs),
-        search=_search(results / SEARCH),
+        search=search,
     )
 
 
@@ -64,11 +65,18 @@ def find_run(results: Path, name: str) -> str:
     planned = _plan(results / PLAN)
     known = planned.keys() | _names(results / "runs")
     known |= {Path(file).stem for file in _names(results / "records")}
+    if not known:
+        raise UserError(f"run: got {name!r}, but there is no run yet; type `dvc repro plan`")
+    parts = name.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise UserError(
+            f"run: got {name!r}, allowed a run id, the start of one or EXPERIMENT/CELL/SEED"
+        )
     if name in known:
         return name
     start = name
     if "/" in name:
-        experiment, cell, *seed = name.split("/")
+        experiment, cell, *seed = parts
         start = f"{experiment}-{cell}-s" + (f"{seed[0]}-" if seed else "")
     found = sorted(run_id for run_id in known if run_id.startswith(start))
     # Of runs whose configuration has changed since, the planned one is meant.
@@ -228,18 +236,24 @@ def _names(folder: Path) -> set[str]:
 
 def _search(folder: Path) -> SearchSight | None:
     """None when no search runs. What its trials do stands in the file that it goes on from."""
-    lock = folder / ".lock"
+    lock = folder / SEARCH_LOCK
     if not is_held(lock):
         return None
     states: list[str] = []
-    scores: list[float] = []
+    # Scores at different steps do not compare: the best is one of those that got furthest.
+    scores: list[tuple[int, float]] = []
     with suppress(OSError, ValueError, KeyError, TypeError):
-        ledger = max((folder / "state").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        # Those that are being written have a name that begins with a dot.
+        found = (folder / "state").glob("[!.]*.json")
+        ledger = max(found, key=lambda path: path.stat().st_mtime)
         for trial in json.loads(ledger.read_text())["trials"]:
             states.append(str(trial["state"]))
-            scores += [float(score["mean"]) for score in trial["scores"][-1:]]
+            if trial["state"] != "failed":
+                scores += [(int(s["step"]), float(s["mean"])) for s in trial["scores"][-1:]]
+    step, best = max(scores, default=(None, None))
     return SearchSight(
         trials={state: states.count(state) for state in dict.fromkeys(states)},
-        best=max(scores, default=None),
+        best=best,
+        step=step,
         driver=read_holder(lock),
     )

@@ -51,7 +51,9 @@ def show(
     everything = everything or "state" in chosen
 
     def seen() -> Glance:
-        return _only(look(results, details=everything or as_json), chosen)
+        glance = look(results, details=everything or as_json)
+        _check_values(glance, chosen)
+        return _only(glance, chosen)
 
     if as_json:
         print(json.dumps(seen().to_json(), indent=1))
@@ -103,6 +105,8 @@ def draw(glance: Glance, width: int, everything: bool = False, height: int | Non
 
 def headline(glance: Glance) -> str:
     """How many runs there are in which state, and how long it may take."""
+    if not glance.runs:
+        return "no run is planned, and none under way"
     counts = glance.counts
     total = sum(counts.values())
     parts = [f"{counts['finished']}/{total} finished"]
@@ -138,7 +142,7 @@ def _context(glance: Glance) -> list[str]:
         lines.append("no grid runs here; `ecocseg grid` goes on with what is not finished")
     if (search := glance.search) is not None:
         counts = ", ".join(f"{count} {state}" for state, count in search.trials.items())
-        best = "" if search.best is None else f", best {search.best:.2f}"
+        best = "" if search.best is None else f", best {search.best:.2f} at step {search.step}"
         who = search.driver or "another process"
         lines.append(f"search: {counts or 'no trial yet'}{best}; driven by {who}")
     return lines
@@ -200,6 +204,13 @@ def _parse(filters: Sequence[str]) -> dict[str, str]:
             raise ConfigError(unknown(text, "state", value, STATES))
         chosen[key] = value
     return chosen
+
+
+def _check_values(glance: Glance, chosen: dict[str, str]) -> None:
+    for key in chosen.keys() - {"state"}:
+        there = sorted({str(getattr(run, key)) for run in glance.runs})
+        if chosen[key] not in there:
+            raise ConfigError(unknown(f"{key}={chosen[key]}", key, chosen[key], there))
 
 
 def _only(glance: Glance, chosen: dict[str, str]) -> Glance:

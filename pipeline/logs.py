@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ecocseg.config import require
 from pipeline.events import EVENTS_NAME, Event, read_from
 from pipeline.glance import GRID_LOCK, find_run, look_at
 from pipeline.locks import is_held
@@ -25,8 +26,9 @@ def show(
 
     A step shows its loss, or with `metrics` all that was measured. With `follow` go on until the
     run ends, or until Ctrl-C. Raises UserError when `name` stands for
-    no run or several.
+    no run or several, ConfigError for a negative number of lines.
     """
+    require(lines >= 0, "--lines", lines, "0 (all) or more")
     run_id = find_run(results, name)
     folder = run_directory(results, run_id)
     print("\n".join(describe(results, run_id)))
@@ -53,7 +55,7 @@ def describe(results: Path, run_id: str) -> list[str]:
     record = record_file(results, run_id)
     if run.state == "finished":
         state = f"finished: record {record}"
-        source = json.loads(record.read_text()).get("same_as")
+        source = _source(record)
         state += f", a copy of that of {source}" if source else ""
     elif run.state in ("running", "stopping"):
         state = f"{run.state}: {_progress(run.status)}; {run.cause}"
@@ -67,6 +69,14 @@ def describe(results: Path, run_id: str) -> list[str]:
     else:
         state = f"{run.state}: {_progress(run.status)}" + (f"\n{run.cause}" if run.cause else "")
     return [run_id, state, str(run_directory(results, run_id)), ""]
+
+
+def _source(record: Path) -> str | None:
+    try:
+        source = json.loads(record.read_text()).get("same_as")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if source is None else str(source)
 
 
 def _progress(status: RunStatus | None) -> str:

@@ -101,7 +101,8 @@ class SearchParams:
     seeds: Sequence[int] = (0,)
     """Runs of every trial; the objective is their mean."""
     trials: int | None = 6
-    """How many points; null: as many as gpu_hours allow. With pbt the population."""
+    """How many points; null: as many as gpu_hours allow, or all of a grid. With pbt the
+    population."""
     gpu_hours: float | None = None
     """Hours that trials may hold GPUs (CPU cores where there is none), each counted; null: any."""
     max_concurrent: int = 2
@@ -122,8 +123,8 @@ class SearchParams:
         require(self.trials is None or self.trials >= 1, "trials", self.trials, "null, 1 or more")
         hours = self.gpu_hours
         require(hours is None or hours > 0, "gpu_hours", hours, "null or above 0")
-        bounded = self.trials is not None or hours is not None
-        require(bounded, "trials", None, "a number, unless gpu_hours is one")
+        bounded = self.trials is not None or hours is not None or self.algorithm == "grid"
+        require(bounded, "trials", None, "a number, unless gpu_hours is one or it is a grid")
         require(self.max_concurrent >= 1, "max_concurrent", self.max_concurrent, "1 or more")
         _check_seeds(self.seeds)
 

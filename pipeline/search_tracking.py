@@ -13,9 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.cluster.ledger import ENDED, Trial
+from pipeline.cluster.ledger import ENDED, Ledger, Trial
 from pipeline.cluster.search import Searched
 from pipeline.cluster.search_config import SearchConfig
+from pipeline.events import read
 from pipeline.tracking import RunTracker, TrackingConfig, prepare_store, replay
 from pipeline.tracking.spool import PARENT_TAG, RunState
 
@@ -43,7 +44,6 @@ class SearchTracking:
         self._parent: RunTracker | None = None
         self._trials: dict[int, RunTracker] = {}
         self._closed: set[int] = set()
-        self._best: float | None = None
 
     def __enter__(self) -> "SearchTracking":
         if not self._config.enabled:
@@ -86,10 +86,19 @@ class SearchTracking:
         tracker.events.append("eval", last.step, metrics)
         tracker.sync()
 
-    def ended(self, trial: Trial) -> None:
-        """Close the trial's run."""
+    def ended(self, trial: Trial, ledger: Ledger) -> None:
+        """Close the trial's run, and note what is best of the ledger."""
         if self._parent is None:
             return
+        self._close(trial)
+        done = list(ledger.of(*ENDED))
+        lasts = [trial.last for trial in done if trial.state != "failed" and trial.last is not None]
+        full = [last.mean for last in lasts if last.step >= self._searched.max_steps]
+        if full:
+            self._note(self._parent, "eval", len(done), {"best_miou": max(full)})
+            self._parent.sync()
+
+    def _close(self, trial: Trial) -> None:
         tracker = self._tracker(trial)
         if trial.state == "stopped":
             tracker.tag("stopped", "true")
@@ -97,11 +106,15 @@ class SearchTracking:
             tracker.tag("message", trial.message)
         tracker.finish(_STATUS[trial.state], wait_s=0.0)
         self._closed.add(trial.number)
-        full = trial.last is not None and trial.last.step >= self._searched.max_steps
-        if trial.last is not None and full:
-            self._best = max(trial.last.mean, self._best or trial.last.mean)
-            self._parent.events.append("eval", trial.number, {"best_miou": self._best})
-            self._parent.sync()
+
+    @staticmethod
+    def _note(tracker: RunTracker, kind: str, step: int, metrics: dict[str, float]) -> None:
+        """Log at `step`, or after the last one when other numbers are there already."""
+        events = tracker.events
+        if not events.append(kind, step, metrics):
+            logged = [event.metrics for event in read(events.path) if event.kind == kind]
+            if logged[-1] != metrics:
+                events.append(kind, events.last_step(kind) + 1, metrics)
 
     def results(self, found: Searched, best: Trial, files: Sequence[Path]) -> None:
         """Put files and best score on the parent, and set right what a kill left open."""
@@ -115,7 +128,7 @@ class SearchTracking:
         self._parent.tag("best.trial", str(best.number))
         ended = sum(trial.state in ENDED for trial in found.ledger.trials)
         numbers = {"miou": best.last.mean, "hours": found.hours, "trials": float(ended)}
-        self._parent.events.append("final", ended, numbers)
+        self._note(self._parent, "final", ended, numbers)
 
     def __exit__(
         self,
@@ -153,7 +166,7 @@ class SearchTracking:
             tracker = self._tracker(trial)
             for score in trial.scores:
                 tracker.events.append("eval", score.step, {"miou": score.mean})
-            self.ended(trial)
+            self._close(trial)
 
     def _deliver(self, wait_s: float) -> None:
         """Give what waits a moment, and say what could not be sent."""

@@ -38,10 +38,14 @@ class RunSight:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSight:
-    """A search under way: its trials by state, the best score so far (percent), who drives it."""
+    """A search under way: its trials by state, the best score so far (percent), who drives it.
+
+    Compared are the trials that got furthest, to `step`.
+    """
 
     trials: dict[str, int]
     best: float | None
+    step: int | None
     driver: Holder | None
 
 

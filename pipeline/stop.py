@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 
 from ecocseg.errors import UserError
-from pipeline.glance import GRID_LOCK, find_run, look, look_at
+from pipeline.glance import GRID_LOCK, SEARCH, SEARCH_LOCK, find_run, look, look_at
 from pipeline.locks import Holder, is_held, read_holder
-from pipeline.sights import Glance, RunSight
+from pipeline.sights import Glance, RunSight, SearchSight
 from pipeline.status import record_file, run_directory
 from pipeline.stopping import request_stop
 
@@ -35,12 +35,14 @@ def stop(results: Path, names: Sequence[str], *, wait_s: float = _WAIT_S) -> int
 
 
 def stop_all(results: Path, *, wait_s: float = _WAIT_S) -> int:
-    """End the grid, and every run beside it; 0 when nothing runs any more.
+    """End the search, the grid, and every run beside it; 0 when nothing runs any more.
 
     A driver on this machine gets what Ctrl-C sends. One on another machine cannot be reached: each
-    of its runs is asked to stop.
+    of a grid's runs is asked to stop, a search goes on.
     """
     glance = look(results)
+    search = glance.search
+    goes_on = 0 if search is None else _stop_search(results, search, wait_s)
     driver = glance.driver
     if driver is not None and _interrupt(driver):
         print(f"Ctrl-C is sent to {driver}; waiting up to {wait_s:g} s")
@@ -55,9 +57,23 @@ def stop_all(results: Path, *, wait_s: float = _WAIT_S) -> int:
     left = [run for run in glance.runs if run.state in ("running", "stopping")]
     if glance.driver is not None:
         left += [run for run in glance.runs if run.state in ("queued", "interrupted")]
-    if not left and driver is None:
+    if not left and driver is None and search is None:
         print("nothing runs here")
-    return _stop(results, glance, left, wait_s)
+    return goes_on | _stop(results, glance, left, wait_s)
+
+
+def _stop_search(results: Path, search: SearchSight, wait_s: float) -> int:
+    driver, lock = search.driver, Path(results) / SEARCH / SEARCH_LOCK
+    if driver is None or not _interrupt(driver):
+        who = driver or "another process"
+        print(f"a search goes on: it is driven by {who}, which cannot be reached; end it there")
+        return 1
+    print(f"Ctrl-C is sent to the search, {driver}; waiting up to {wait_s:g} s")
+    if not _wait(lambda: not is_held(lock) or read_holder(lock) != driver, wait_s):
+        print(f"the search has not ended: {driver}; `kill {driver.pid}` if it hangs")
+        return 1
+    print("the search has ended; the same command goes on with it")
+    return 0
 
 
 def _stop(results: Path, glance: Glance, runs: Sequence[RunSight], wait_s: float) -> int:
@@ -158,5 +174,7 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 
 def check_names(names: Sequence[str], everything: bool) -> None:
     """Raise UserError unless there is either a name or `--all`."""
-    if bool(names) == everything:
+    if names and everything:
+        raise UserError(f"got both {names[0]!r} and --all; --all takes no names")
+    if not names and not everything:
         raise UserError("name the runs to stop (`ecocseg status` lists them), or give --all")

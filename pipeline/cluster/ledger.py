@@ -32,7 +32,7 @@ class Trial:
     """One point and what became of it.
 
     `state` is waiting (for a machine, the first time or again), running, or one of ENDED.
-    `schedule` is what a population changed while training: {from_step, **values}.
+    `schedule` is what a population changed while training: {from_step, to_step, values}.
     """
 
     number: int
@@ -79,8 +79,7 @@ class Ledger:
     def load(cls, path: Path) -> "Ledger | None":
         """What an earlier command left; None when there is nothing.
 
-        Trials that were running wait again, and so do those that failed. Raises UserError when
-        the file cannot be read.
+        Trials that were running wait again. Raises UserError when the file cannot be read.
         """
         if not path.is_file():
             return None
@@ -97,9 +96,16 @@ class Ledger:
                 "begin the search anew (trials that are done are not executed again)"
             ) from error
         for trial in ledger.trials:
-            if trial.state in ("running", "failed"):
-                trial.state, trial.message = "waiting", ""
+            if trial.state == "running":
+                trial.state = "waiting"
         return ledger
+
+    def retry(self, anew: bool) -> None:
+        """Let the trials that failed wait again; with `anew` they begin at step 0."""
+        for trial in self.of("failed"):
+            trial.state, trial.message = "waiting", ""
+            if anew:
+                trial.scores, trial.schedule = [], []
 
     def save(self) -> None:
         """Write the file."""

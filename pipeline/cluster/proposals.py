@@ -25,7 +25,7 @@ RESULT_COLUMNS = ("trial", "miou", "std", "steps", "state")
 """Columns of a search's table that are no parameters."""
 # As good as this is a trial that failed, to the sampler: worse than any other.
 _FAILED = -1.0
-# So often a point that was there before is drawn anew.
+# So often a point that was there before is drawn anew, and as often again at random.
 _DRAWS = 50
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -41,15 +41,21 @@ def propose(
     (by how far they got, then by score), as Optuna does with pruned trials. Running trials count
     as bad ones, so that the next point lies elsewhere. `pbt` begins as `random` does.
     """
-    tried = [trial.values for trial in ledger.trials]
+    tried = {_key(trial.values) for trial in ledger.trials}
     if algorithm == "grid":
-        return next((point for point in space.grid() if point not in tried), None)
+        return next((point for point in space.grid() if _key(point) not in tried), None)
     number = len(ledger.trials) + 1
-    for draw in range(_DRAWS):
-        values = _draw(space, algorithm, _derive(seed, number, draw), ledger, max_steps)
-        if values not in tried:
+    for draw in range(2 * _DRAWS):
+        # A sampler that has learned may come back to the same points again and again.
+        kind = algorithm if draw < _DRAWS else "random"
+        values = _draw(space, kind, _derive(seed, number, draw), ledger, max_steps)
+        if _key(values) not in tried:
             return values
-    return None
+    if not space.finite:
+        return None
+    # Blind draws find few new points only where few are left.
+    left = [point for point in space.grid() if _key(point) not in tried]
+    return left[_derive(seed, number, 2 * _DRAWS) % len(left)] if left else None
 
 
 def _draw(
@@ -96,6 +102,11 @@ def _frozen(
         distributions=distributions,
         intermediate_values={step: score},
     )
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    """Equal for equal points; Python would take 1 and true for the same."""
+    return json.dumps(values, sort_keys=True)
 
 
 def _derive(*parts: int) -> int:

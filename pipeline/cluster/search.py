@@ -53,6 +53,12 @@ class Searched:
         """Hours for which trials held machines, those of earlier commands included."""
         return self.ledger.seconds / 3600
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space had fewer points than the budget has trials."""
+        trials = self.config.trials
+        return not self.used_up and trials is not None and len(self.ledger.trials) < trials
+
 
 def search(
     config: SearchConfig,
@@ -73,6 +79,9 @@ def search(
     storage = Path(storage).absolute()
     ledger = _open_ledger(config, space, storage)
     proposer = Proposer(config, space, ledger)
+    if not over(config, ledger):
+        # The state of a population's member goes when it fails, and its next scores are new ones.
+        ledger.retry(anew=config.algorithm == "pbt")
     if not over(config, ledger) and proposer.prepare():
         with connected():
             resources = resources_of()
@@ -92,7 +101,7 @@ def search(
             watch = Watch(ledger, config, work, resources.gpus or resources.cpus, observers)
             _fit(config, proposer, watch, resources, storage / "tune" / config.name)
     left = any(trial.state not in ENDED for trial in ledger.trials)
-    unproposed = config.trials is None or len(ledger.trials) < config.trials
+    unproposed = proposer.more()
     return Searched(
         config=config,
         ledger=ledger,

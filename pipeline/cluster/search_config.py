@@ -43,8 +43,8 @@ class SearchConfig:
         require(self.trials is None or self.trials >= 1, "trials", self.trials, "null, 1 or more")
         hours = self.gpu_hours
         require(hours is None or hours > 0, "gpu_hours", hours, "null or above 0")
-        bounded = self.trials is not None or hours is not None
-        require(bounded, "trials", None, "a number, or null with a number of gpu_hours")
+        bounded = self.trials is not None or hours is not None or self.algorithm == "grid"
+        require(bounded, "trials", None, "a number, or null with gpu_hours or a grid")
         require(self.max_concurrent >= 1, "max_concurrent", self.max_concurrent, "1 or more")
         require(self.max_steps >= 1, "max_steps", self.max_steps, "1 or more")
         grace = self.grace_steps

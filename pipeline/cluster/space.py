@@ -40,13 +40,13 @@ class Entry:
     distribution: BaseDistribution
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def values(self) -> list[Any] | None:
+    def values(self) -> Sequence[Any] | None:
         """Every value there is, in order; None where they are without number."""
         found = self.distribution
         if isinstance(found, CategoricalDistribution):
             return list(found.choices)
-        if isinstance(found, IntDistribution) and not found.log:
-            return list(range(found.low, found.high + 1, found.step))
+        if isinstance(found, IntDistribution):
+            return range(found.low, found.high + 1, found.step)
         if isinstance(found, FloatDistribution) and found.step is not None:
             count = round((found.high - found.low) / found.step)
             return [plain_value(found.low + i * found.step) for i in range(count + 1)]
@@ -105,6 +105,11 @@ class Space:
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries = tuple(entries)
         self.names = [entry.name for entry in entries]
+
+    @property
+    def finite(self) -> bool:
+        """Whether there are so many points and no more."""
+        return all(entry.values() is not None for entry in self.entries)
 
     def active(self, values: Mapping[str, Any]) -> Iterator[Entry]:
         """The entries that have a value in a point of these values; asked in order while filled."""

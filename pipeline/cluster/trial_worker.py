@@ -25,7 +25,7 @@ from pipeline.locks import RunLock
 
 METRIC, STEP = "miou", "step"
 FAILED = -1.0  # below any score: what is reported of a trial that raised
-STATE, REPORTS, LOCK, HISTORY = "state", "reports.json", "lock", "schedule.json"
+STATE, REPORTS, LOCK, LATEST = "state", "reports.json", "lock", "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,15 @@ def _alone(folder: Path, values: dict[str, Any], work: Work) -> None:
 
 def _population(folder: Path, values: dict[str, Any], work: Work) -> None:
     """A member of a population: each report brings a checkpoint for others to begin with."""
-    history = folder / STATE / HISTORY
-    schedule: list[dict[str, Any]] = _read(history)
-    last = schedule[-1]["to_step"] if schedule else 0
+    path = folder / STATE / LATEST
+    latest: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    if latest is not None and tune.get_checkpoint() is None:
+        # Left by a command that was killed, maybe before Tune or the ledger heard of it.
+        _tell(latest, folder / STATE)
+    last = latest[STEP] if latest is not None else 0
+    if last >= work.max_steps:
+        return
+    schedule: list[dict[str, Any]] = json.loads(latest["schedule"]) if latest is not None else []
     with closing(_events(folder, values, work)) as events:
         for event in events:
             if event[STEP] <= last:
@@ -117,11 +123,13 @@ def _population(folder: Path, values: dict[str, Any], work: Work) -> None:
                 begin = schedule[-1]["to_step"] if schedule else 0
                 entry = {"from_step": begin, "to_step": event[STEP], "values": values}
                 schedule.append(entry)
-            atomic_write(history, json.dumps(schedule))
-            tune.report(
-                {**event, "schedule": json.dumps(schedule)},
-                checkpoint=tune.Checkpoint.from_directory(str(folder / STATE)),
-            )
+            latest = {**event, "schedule": json.dumps(schedule)}
+            atomic_write(path, json.dumps(latest))
+            _tell(latest, folder / STATE)
+
+
+def _tell(report: dict[str, Any], state: Path) -> None:
+    tune.report(report, checkpoint=tune.Checkpoint.from_directory(str(state)))
 
 
 def _events(folder: Path, values: dict[str, Any], work: Work) -> Any:

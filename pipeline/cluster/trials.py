@@ -142,8 +142,9 @@ def _about(searched: Searched, best: Trial, about: Mapping[str, Any]) -> dict[st
 def importance(ledger: Ledger, space: Space) -> dict[str, Any] | None:
     """Share of the scores' variance that each parameter explains by itself (fANOVA).
 
-    Compared are scores at the last step that all trials reached. Parameters that not every trial
-    has are left out. None for fewer than 8 trials, one parameter, or values that changed.
+    What their shares lack to 1 is the parameters' interaction. Compared are scores at the last step
+    that all trials reached. Parameters that not every trial has are left out. None for fewer than
+    8 trials, one parameter, or values that changed.
     """
     trials = [trial for trial in ledger.of("finished", "stopped") if trial.last is not None]
     names = [entry.name for entry in space.entries if not entry.when]
@@ -165,7 +166,9 @@ def importance(ledger: Ledger, space: Space) -> dict[str, Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=names)
+        found = optuna.importance.get_param_importances(
+            study, evaluator=evaluator, params=names, normalize=False
+        )
     return {
         "step": step,
         "trials": len(trials),

@@ -30,8 +30,8 @@ class Observer(Protocol):
     def scored(self, trial: Trial) -> None:
         """The trial has a new last score."""
 
-    def ended(self, trial: Trial) -> None:
-        """The trial is finished, stopped or failed."""
+    def ended(self, trial: Trial, ledger: Ledger) -> None:
+        """The trial of the ledger is finished, stopped or failed."""
 
 
 class UsedUp(Exception):
@@ -78,11 +78,18 @@ class Proposer(tune.search.Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
 
-    def _new(self) -> Trial | None:
+    def more(self) -> bool:
+        """Whether the budget in trials and the space leave a point to propose."""
+        return self._values() is not None
+
+    def _values(self) -> dict[str, Any] | None:
         config, trials = self.config, self.config.trials
         if trials is not None and len(self.ledger.trials) >= trials:
             return None
-        values = propose(self.space, config.algorithm, config.seed, self.ledger, config.max_steps)
+        return propose(self.space, config.algorithm, config.seed, self.ledger, config.max_steps)
+
+    def _new(self) -> Trial | None:
+        values = self._values()
         if values is None:
             return None
         trial = self.ledger.add(values)
@@ -197,7 +204,8 @@ class Watch(tune.Callback):
         if result.get(METRIC, FAILED) == FAILED:
             self._end(trial, "failed", str(result.get("message", "it reported no score")))
         else:
-            reached = result[STEP] >= self.config.max_steps
+            last = self._ours(trial).last
+            reached = last is not None and last.step >= self.config.max_steps
             self._end(trial, "finished" if reached else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -238,7 +246,7 @@ class Watch(tune.Callback):
         self.ledger.end(ours.number, state, message)
         self.uncleared[self.work.folder(ours.number, ours.values)] = None
         for observer in self.observers:
-            observer.ended(ours)
+            observer.ended(ours, self.ledger)
         _announce(ours, self.ledger, self.config)
 
 

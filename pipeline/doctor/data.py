@@ -80,6 +80,8 @@ def unfinished() -> list[dict[str, Any]]:
     """Rows of the plan without a record; DataError when the plan is no JSON."""
     try:
         rows = [json.loads(line) for line in PLAN_FILE.read_text().splitlines() if line]
+        for row in rows:
+            dict(row["spec"]["data"])
         return [r for r in rows if not record_file(PLAN_FILE.parent, r["run_id"]).is_file()]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{PLAN_FILE}: is no plan ({error})") from error

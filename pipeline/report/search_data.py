@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ _LOSSES = {
 _THRESHOLDS = {
     "code": 0.5, "hybrid_0.9": 0.9, "hybrid_0.95": 0.95, "hybrid_0.99": 0.99, "bit": 1.0
 }  # fmt: skip
+_LABELS = "encoding.labels"
+_SUPERVISED = "supervised, Cityscapes"
+_ADAPTED = "GTAv to Cityscapes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class Series:
 
     label: str
     points: Mapping[Any, float]
+    kinds: Mapping[Any, str] = field(default_factory=dict)
+    """Places that stand for another kind of labels, which has no such parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +100,7 @@ def load_search(folder: Path) -> Search | None:
 def categories(parameter: Mapping[str, Any]) -> list[str] | None:
     """The values of a choice as the table shows them; None where all are numbers."""
     values = parameter["values"]
-    if values is None or all(isinstance(v, int | float) and v not in (True, False) for v in values):
+    if values is None or all(type(value) in (int, float) for value in values):
         return None
     words = {None: "null", True: "true", False: "false"}
     return [words.get(v, str(v)) if v is None or isinstance(v, bool) else str(v) for v in values]
@@ -120,26 +125,35 @@ def places_of(search: Search, name: str) -> dict[int, float]:
     return dict(zip(there["trial"], map(float, values), strict=True))
 
 
+def kind_of_labels(search: Search) -> pd.Series:
+    """Of each trial, hybrid, code or bit; the cell's kind, where it is not searched, is hybrid."""
+    if _LABELS in search.names:
+        return search.trials[_LABELS]
+    return pd.Series("hybrid", index=search.trials.index)
+
+
 def paper_series(name: str) -> list[Series]:
     """The paper's results over a field, by its value; empty where it has none."""
     if name in _LOSSES:
         rows = published_table("table14_loss_hyperparameters")
         chosen = [row for row in rows if row["parameter"] == _LOSSES[name]]
         points = {float(row["value"]): float(row["miou"]) for row in chosen}
-        return [Series(label="paper, Table 14", points=points)]
+        return [Series(label=f"paper, Table 14 ({_SUPERVISED})", points=points)]
     if name == "encoding.length":
         rows = published_table("table07_code_length")
         points = {float(row["code_length"]): float(row["miou"]) for row in rows}
-        return [Series(label="paper, Table 7", points=points)]
+        return [Series(label=f"paper, Table 7 ({_SUPERVISED})", points=points)]
     if name == "encoding.threshold":
         found = []
         for book in ("text", "mmd"):
             row = published_row("table04_threshold_ablation", {"codebook": book})
             points = {place: float(row[column]) for column, place in _THRESHOLDS.items()}
-            found.append(Series(label=f"paper, Fig. 6 and Table 4 ({book})", points=points))
+            label = f"paper, Fig. 6 and Table 4 ({book}, {_ADAPTED})"
+            kinds = {_THRESHOLDS[kind]: kind for kind in ("code", "bit")}
+            found.append(Series(label=label, points=points, kinds=kinds))
         return found
     if name == "encoding.codebook":
         printed = published_row("table05_codebook_uda", {"source": "gta"})
         books = {book: float(printed[book]) for book in ("mmd", "text")}
-        return [Series(label="paper, Table 5 (GTAv)", points=books)]
+        return [Series(label=f"paper, Table 5 ({_ADAPTED})", points=books)]
     return []

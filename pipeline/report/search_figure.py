@@ -42,7 +42,7 @@ def _groups(search: Search) -> list[tuple[pd.DataFrame, str, str, str]]:
     scored, full = search.scored, search.full
     return [
         (full, f"all {int(full['steps'].max())} steps", "o", COLOURS[0]),
-        (scored[~scored["trial"].isin(full["trial"])], "stopped early", "x", COLOURS[1]),
+        (scored[~scored["trial"].isin(full["trial"])], "fewer steps", "x", COLOURS[1]),
     ]
 
 
@@ -114,15 +114,15 @@ def _slices(search: Search, path: Path) -> Drawn:
             axis.set_visible(False)
         legend_of_all([*axes[: len(names)], *twins])
     beside = (
-        " Diamonds, on the right axis: the paper's own numbers, of DAFormer with this parameter "
-        "changed and the others fixed; here the others vary from trial to trial."
+        " Diamonds, on the right axis: the paper's own numbers on its own benchmarks, of DAFormer "
+        "with this parameter changed and the others fixed; here the others vary from trial to "
+        "trial. Compare the shape only. Along T, 0.5 is code-wise and 1 bit-wise labels."
         if twins
         else ""
     )
     ended = ", values at the end of training" if search.about["schedules"] else ""
     early = (
-        " Crosses are scores at the step where a trial was stopped: they do not compare with the "
-        "others."
+        " Crosses are scores at fewer steps: they do not compare with the others."
         if len(search.full) < len(search.scored)
         else ""
     )
@@ -162,22 +162,25 @@ def _decades(low: float, high: float) -> list[float]:
 
 def _paper_points(axis: Axes, search: Search, name: str) -> list[Axes]:
     """The paper's points on an axis of their own at the right; none where it has none."""
-    series = paper_series(name)
-    if not series:
-        return []
     named = categories(search.about["parameters"][name])
-    twin = axis.twinx()
-    for one, colour in zip(series, _PAPER, strict=False):
-        points = {
+    found = {
+        one.label: {
             (value if named is None else float(named.index(value))): score
             for value, score in one.points.items()
             if named is None or value in named
         }
+        for one in paper_series(name)
+    }
+    found = {label: points for label, points in found.items() if points}
+    if not found:
+        return []
+    twin = axis.twinx()
+    for (label, points), colour in zip(found.items(), _PAPER, strict=False):
         twin.plot(
             list(points), list(points.values()),
             color=colour, marker="D", markersize=3.5, linewidth=0.9,
             linestyle=":" if named is None else "none",
-            label=one.label,
+            label=label,
         )  # fmt: skip
     twin.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     twin.grid(visible=False)
@@ -197,8 +200,8 @@ def _importance(search: Search, path: Path) -> Drawn:
                 f"{100 * share:.0f} %", (share, i), xytext=(4, 0), textcoords="offset points",
                 va="center", fontsize=8,
             )  # fmt: skip
-        axis.set_xlim(0, 1.08 * max(shares.values()))
-        axis.set_xlabel("share of the variance of the scores")
+        axis.set_xlim(0, 1.08 * max(shares.values()) or 1.0)
+        axis.set_xlabel("share of the variance of a forest fitted to the scores")
         axis.grid(visible=False, axis="y")
     left_out = [name for name in search.names if name not in found["shares"]]
     without = (
@@ -207,7 +210,8 @@ def _importance(search: Search, path: Path) -> Drawn:
     return Drawn(
         path=path,
         caption=f"What explains the scores at step {found['step']}, which all {found['trials']} "
-        "trials reached (fANOVA: a forest fitted to the trials; of few trials a rough guess)."
+        "trials reached (fANOVA: a forest fitted to the trials; of few trials a rough guess). What "
+        "the shares lack to 100 % is the parameters' interaction."
         f"{without}",
     )
 

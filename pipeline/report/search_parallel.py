@@ -57,7 +57,7 @@ def draw_parallel(search: Search, path: Path) -> Drawn:
         assert figure is not None
         figure.colorbar(ScalarMappable(norm, _MAP), ax=axis, label=search.axis, pad=0.01)
     rest = len(search.scored) - len(full)
-    faint = f" Grey: the {rest} that were stopped early." if rest else ""
+    faint = f" Grey: the {rest} with fewer steps." if rest else ""
     return Drawn(
         path=path,
         caption="All parameters at once: a line for each trial, coloured by its "

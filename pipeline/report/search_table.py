@@ -5,7 +5,14 @@ import math
 import pandas as pd
 
 from pipeline.report.formats import ABSENT
-from pipeline.report.search_data import Search, Series, categories, paper_series, symbol
+from pipeline.report.search_data import (
+    Search,
+    Series,
+    categories,
+    kind_of_labels,
+    paper_series,
+    symbol,
+)
 
 
 def trials_markdown(search: Search) -> str:
@@ -25,13 +32,15 @@ def trials_markdown(search: Search) -> str:
     seeds = ", ".join(map(str, about["seeds"]))
     limits = [(about["budget"]["trials"], "trials"), (about["budget"]["gpu_hours"], "hours")]
     budget = " and ".join(f"{number:g} {unit}" for number, unit in limits if number is not None)
+    budget = budget or "all points of the grid"
+    early = "" if about["scheduler"] == "none" else f", stopped early by {about['scheduler']}"
     notes = [
         f"Objective: {search.measured} (mode {about['evaluation']['mode']}), seeds {seeds}, of "
         f"{about['experiment']}/{about['cell']} at {about['steps']} steps. Scores at fewer steps "
         "do not compare.",
-        f"Proposed by {about['algorithm']} (seed {about['seed']}), stopped early by "
-        f"{about['scheduler']}; {about['hours']:.2f} {about['hours_of']} hours of trials; the "
-        f"budget of {budget} {'was used up' if about['used_up'] else 'was enough'}.",
+        f"Proposed by {about['algorithm']} (seed {about['seed']}){early}; {about['hours']:.2f} "
+        f"{about['hours_of']} hours of trials; budget: {budget}"
+        f"{', hours used up' if about['used_up'] else ''}.",
         "The settings were chosen by this very score: the best one is biased upwards. A grid with "
         "other seeds tells what it is worth (`override_files: [results/search/best.yaml]`).",
     ]
@@ -57,8 +66,10 @@ def sensitivity_markdown(search: Search) -> str | None:
         f"{search.measured} of the trials with {int(search.full['steps'].max())} steps, each "
         "counted at the paper's value that it lies nearest to (by ratio where the range is "
         "logarithmic): best, mean and number. The paper changed one parameter and fixed the "
-        "others, here all of them vary, so a column mixes their effects; compare the shape, not "
-        "the numbers. `table04_threshold_ablation`, `table07_code_length` and "
+        "others, on its own benchmarks; here all of them vary, so a column mixes their effects; "
+        "compare the shape, not the numbers. Under T, hybrid labels with a T nearer to 0.5 or 1 "
+        "than to a value of the paper's hybrid ones are not counted. "
+        "`table04_threshold_ablation`, `table07_code_length` and "
         "`table14_loss_hyperparameters` are the paper's own grids."
     )
     return f"# Sensitivity in the form of the paper\n\n{note}\n\n" + "\n".join(parts)
@@ -66,24 +77,32 @@ def sensitivity_markdown(search: Search) -> str | None:
 
 def _sensitivity(search: Search, name: str, series: Series) -> list[list[str]] | None:
     parameter = search.about["parameters"][name]
-    rows = search.full[search.full[name].notna()]
+    rows = search.full
     named = categories(parameter)
     places = [value for value in series.points if named is None or value in named]
-    if rows.empty or not places:
+    if rows[name].isna().all() or not places:
         return None
     groups: dict[object, list[float]] = {place: [] for place in places}
-    for value, score in zip(rows[name], rows["miou"], strict=True):
-        if named is not None:
-            groups.setdefault(value, []).append(score)
-        else:
-            groups[_nearest(float(value), places, parameter["log"])].append(score)
-    shown = [place for place in groups if place in places]
+    kinds = kind_of_labels(search)[rows.index]
+    for value, kind, score in zip(rows[name], kinds, rows["miou"], strict=True):
+        place: object = value
+        if pd.isna(value):
+            place = next((at for at, other in series.kinds.items() if other == kind), None)
+        elif named is None:
+            nearest = _nearest(float(value), places, parameter["log"])
+            place = None if nearest in series.kinds else nearest
+        if place in groups:
+            groups[place].append(score)
+    heads = [
+        f"{_value(place)} ({series.kinds[place]})" if place in series.kinds else _value(place)
+        for place in places
+    ]
     return [
-        ["", *(_value(place) for place in shown)],
-        ["best", *(_number(max(groups[place], default=math.nan)) for place in shown)],
-        ["mean", *(_mean(groups[place]) for place in shown)],
-        ["trials", *(str(len(groups[place])) for place in shown)],
-        [series.label, *(f"{series.points[place]:.1f}" for place in shown)],
+        ["", *heads],
+        ["best", *(_number(max(groups[place], default=math.nan)) for place in places)],
+        ["mean", *(_mean(groups[place]) for place in places)],
+        ["trials", *(str(len(groups[place])) for place in places)],
+        [series.label, *(f"{series.points[place]:.1f}" for place in places)],
     ]
 
 

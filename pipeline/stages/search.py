@@ -17,6 +17,7 @@ from pipeline.cluster.session import ClusterConfig, connect
 from pipeline.cluster.space import Space, parse_space, shown
 from pipeline.cluster.trials import best_overrides, write_result
 from pipeline.compose import load_yaml
+from pipeline.glance import SEARCH, SEARCH_LOCK
 from pipeline.locks import RunLock
 from pipeline.params import Params
 from pipeline.planning import (
@@ -31,7 +32,7 @@ from pipeline.spec import SPEED_ONLY, Components, RunSpec, validate
 from pipeline.stages.train import RESULTS, announce, resources, run_settings, tracking_config
 from pipeline.trial import with_values
 
-_FOLDER = RESULTS / "search"
+_FOLDER = RESULTS / SEARCH
 # What the search itself decides, or compares scores by.
 _DECIDED = {
     "schedule.steps": "every trial has the cell's; change it in search.overrides",
@@ -58,7 +59,7 @@ def run(params: Params) -> None:
     # A trial is one process, whatever the recipe is meant for.
     cluster = replace(params.cluster, processes_per_run=1)
     asked = partial(resources, replace(params, cluster=cluster), chosen.row)
-    with RunLock(_FOLDER / ".lock", wait_s=40, announce=announce), tracked:
+    with RunLock(_FOLDER / SEARCH_LOCK, wait_s=40, announce=announce), tracked:
         found = search(chosen, _FOLDER, asked, _connected(params), [tracked])
         best = write_result(found, _FOLDER, about)
         tracked.results(found, best, write_search_report(_FOLDER))
@@ -203,5 +204,8 @@ def _print(found: Searched, best: Trial, about: Mapping[str, Any]) -> None:
     for override in best_overrides(best):
         print(f"  {override}")
     print(f"{_FOLDER / 'best.yaml'} holds it: name it in override_files of params.yaml")
+    if found.exhausted:
+        count, trials = len(found.ledger.trials), found.config.trials
+        print(f"the space has no more points: {count} of {trials} trials")
     if found.used_up:
         print("the budget is used up before the end: a bigger search.gpu_hours goes on from here")

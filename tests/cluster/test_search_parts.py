@@ -1,4 +1,4 @@
-"""The search without Ray: spaces, proposals as a function of the ledger, earlier results, files."""
+"""The search without Ray: spaces, what a search is, its ledger and its files."""
 
 import csv
 import json
@@ -9,111 +9,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from search_parts import MIXED, config, learned, written
 
 from ecocseg.errors import ConfigError, UserError
 from pipeline.cluster.ledger import Known, Ledger, Score
-from pipeline.cluster.proposals import propose, read_earlier
-from pipeline.cluster.search import Searched, check_algorithm
-from pipeline.cluster.search_config import SearchConfig
+from pipeline.cluster.search import check_algorithm
 from pipeline.cluster.space import parse_space, plain_value, shown
-from pipeline.cluster.trials import best_trial, importance, write_result
-from pipeline.cluster.tune_parts import halving
-
-MIXED = {
-    # Written before what it depends on.
-    "length": {
-        "type": "int", "low": 20, "high": 60, "step": 20, "when": {"book": ["mmd", "text"]}
-    },
-    "book": {"type": "choice", "values": ["mmd", "text", "one-hot"]},
-    "weight": {"type": "loguniform", "low": 0.1, "high": 10.0},
-    "draws": {"type": "int", "low": 1, "high": 100, "log": True, "when": {"book": "mmd"}},
-    "share": {"type": "uniform", "low": 0.0, "high": 1.0, "step": 0.25},
-    "deep": {"type": "uniform", "low": 0.0, "high": 1.0, "when": {"length": 60}},
-}  # fmt: skip
-
-
-def config(**more: Any) -> SearchConfig:
-    fields: dict[str, Any] = {
-        "objective": "module:function",
-        "space": MIXED,
-        "row": {},
-        "settings": {"seeds": [0], "network": "student"},
-        "max_steps": 9,
-        "grace_steps": 1,
-        "trials": 6,
-    }
-    return SearchConfig(**(fields | more))
-
-
-def active(values: dict[str, Any]) -> set[str]:
-    """The names that a point must have, written out."""
-    names = {"book", "weight", "share"}
-    names |= {"length"} if values["book"] in ("mmd", "text") else set()
-    names |= {"draws"} if values["book"] == "mmd" else set()
-    return names | ({"deep"} if values.get("length") == 60 else set())
-
-
-def learned(folder: Path, count: int, algorithm: str = "tpe", startup: int = 4) -> Ledger:
-    """A ledger of trials that prefer weights near 1 and the book mmd."""
-    ledger, space = Ledger(folder / "ledger.json", startup=startup), parse_space(MIXED)
-    for _ in range(count):
-        values = propose(space, algorithm, 0, ledger, 9)
-        assert values is not None
-        trial = ledger.add(values)
-        score = 50.0 - abs(values["weight"] - 1.0) - (0 if values["book"] == "mmd" else 10)
-        good = score > 47
-        trial.scores = [
-            Score(step=step, mean=score * step / 9) for step in ([3, 9] if good else [3])
-        ]
-        trial.state = "finished" if good else "stopped"
-    return ledger
-
-
-@pytest.mark.parametrize("algorithm", ["tpe", "random"])
-def test_points_have_the_entries_that_mean_something_within_their_ranges(
-    tmp_path: Path, algorithm: str
-) -> None:
-    space = parse_space(MIXED)
-    ledger = learned(tmp_path, 30, algorithm)
-    for trial in ledger.trials:
-        values = trial.values
-        assert set(values) == active(values)
-        assert 0.1 <= values["weight"] <= 10.0
-        assert values["share"] in (0.0, 0.25, 0.5, 0.75, 1.0)
-        assert values.get("length", 20) in (20, 40, 60)
-        assert 1 <= values.get("draws", 1) <= 100
-        assert space.why_not(values) is None
-    points = [json.dumps(trial.values, sort_keys=True) for trial in ledger.trials]
-    assert len(set(points)) == 30
-
-
-def test_tpe_learns_and_random_does_not(tmp_path: Path) -> None:
-    def share(algorithm: str) -> float:
-        later = learned(tmp_path, 40, algorithm).trials[10:]
-        return sum(trial.values["book"] == "mmd" for trial in later) / len(later)
-
-    assert share("tpe") > 0.6
-    assert share("random") < 0.5
-
-
-@pytest.mark.parametrize("count, seed", [(0, 0), (3, 1), (8, 0), (12, 2)])
-def test_a_proposal_is_a_function_of_what_is_known(count: int, seed: int) -> None:
-    ledger, space = learned(Path("nowhere"), count), parse_space(MIXED)
-    first = propose(space, "tpe", seed, ledger, 9)
-    assert first == propose(space, "tpe", seed, ledger, 9)
-    assert propose(space, "tpe", seed + 1, ledger, 9) != first
-
-
-def test_what_others_are_trying_is_not_proposed_again(tmp_path: Path) -> None:
-    space = parse_space({"a": {"type": "choice", "values": [1, 2, 3]}})
-    for algorithm in ("tpe", "random", "grid"):
-        ledger = Ledger(tmp_path / "ledger.json")
-        for _ in range(3):
-            values = propose(space, algorithm, 0, ledger, 9)
-            assert values is not None
-            ledger.add(values).state = "running"
-        assert sorted(trial.values["a"] for trial in ledger.trials) == [1, 2, 3]
-        assert propose(space, algorithm, 0, ledger, 9) is None
+from pipeline.cluster.trials import best_trial, importance
 
 
 def test_a_grid_has_every_point_once_without_what_means_nothing() -> None:
@@ -252,39 +154,23 @@ def test_a_ledger_comes_back_as_it_was_and_what_did_not_end_waits(tmp_path: Path
     found = Ledger.load(ledger.path)
     assert found is not None
     assert found.trials[:3] == ledger.trials[:3]
-    assert [trial.state for trial in found.trials[3:]] == ["waiting", "waiting"]
+    assert [trial.state for trial in found.trials[3:]] == ["waiting", "failed"]
+    # As long as nothing is left of the budget, it is no trial with a score.
+    assert best_trial(found).number not in (4, 5)
+    found.retry(anew=False)
+    assert found.trials[4].state == "waiting"
+    assert found.trials[4].scores == ledger.trials[4].scores
+    found.trials[4].state = "failed"
+    found.trials[4].schedule = [{"from_step": 0, "to_step": 3, "values": {}}]
+    # The files of a population's member are gone, and it has its first score once more.
+    found.retry(anew=True)
+    assert (found.trials[4].scores, found.trials[4].schedule) == ([], [])
+    assert found.report(5, Score(step=1, mean=2.0))
     assert (found.known, found.startup, found.seconds) == (ledger.known, 4, 12.5)
     assert Ledger.load(tmp_path / "other.json") is None
     ledger.path.write_text("{")
     with pytest.raises(UserError, match="not readable as the state of a search"):
         Ledger.load(ledger.path)
-
-
-def test_early_stopping_knows_the_trials_of_earlier_commands(tmp_path: Path) -> None:
-    class Reporting:
-        def __init__(self, name: str) -> None:
-            self.trial_id = name
-
-    ledger = Ledger(tmp_path / "ledger.json")
-    for mean in (10.0, 20.0, 30.0, 40.0):
-        trial = ledger.add({})
-        trial.scores, trial.state = [Score(step=3, mean=mean)], "stopped"
-    bracket = halving(config(grace_steps=3), ledger)._brackets[0]
-    # Below the best third of four (their 66.7th percentile) it is stopped.
-    assert bracket.on_result(Reporting("low"), 3, 29.0) == "STOP"  # type: ignore[arg-type]
-    assert bracket.on_result(Reporting("high"), 3, 41.0) == "CONTINUE"  # type: ignore[arg-type]
-    empty = halving(config(grace_steps=3), Ledger(tmp_path / "other.json"))._brackets[0]
-    assert empty.on_result(Reporting("low"), 3, 29.0) == "CONTINUE"  # type: ignore[arg-type]
-
-
-def written(folder: Path, ledger: Ledger) -> Searched:
-    searched = Searched(config=config(), ledger=ledger, space=parse_space(MIXED), used_up=False)
-    about = {
-        "experiment": "e", "cell": "c", "space": "s", "objective": "teacher/miou", "seeds": [0],
-        "evaluation": {"dataset": "d", "split": "val", "mode": "whole", "score": "iou"},
-    }  # fmt: skip
-    write_result(searched, folder, about)
-    return searched
 
 
 def test_the_files_say_what_the_ledger_does(tmp_path: Path) -> None:
@@ -320,6 +206,20 @@ def test_what_was_trained_longest_is_best_however_high_others_were(tmp_path: Pat
     assert best_trial(ledger).number == 3
 
 
+def test_shares_of_an_interaction_do_not_add_up_to_one(tmp_path: Path) -> None:
+    choices = {"type": "choice", "values": [0, 1]}
+    space = parse_space({"a": choices, "b": choices, "c": {**choices, "values": list(range(8))}})
+    ledger = Ledger(tmp_path / "ledger.json")
+    for point in space.grid():
+        trial = ledger.add(point)
+        score = float(point["a"] != point["b"]) + 0.01 * point["c"]
+        trial.scores, trial.state = [Score(step=9, mean=score)], "finished"
+    found = importance(ledger, space)
+    assert found is not None
+    # By itself none explains anything.
+    assert sum(found["shares"].values()) < 0.5
+
+
 def test_importance_finds_what_decides_the_score(tmp_path: Path) -> None:
     found = importance(learned(tmp_path, 30, "random"), parse_space(MIXED))
     assert found is not None
@@ -329,42 +229,3 @@ def test_importance_finds_what_decides_the_score(tmp_path: Path) -> None:
     assert max(found["shares"], key=found["shares"].get) == "book"
     assert found["shares"]["share"] < 0.1
     assert importance(learned(tmp_path, 7), parse_space(MIXED)) is None
-
-
-def test_an_earlier_searchs_table_is_what_the_sampler_knows(tmp_path: Path) -> None:
-    earlier = learned(tmp_path, 12)
-    earlier.trials[0].state = "failed"
-    written(tmp_path, earlier)
-    space = parse_space(MIXED)
-    known, outside = read_earlier([str(tmp_path / "trials.csv")], space, {})
-    assert outside == 0
-    assert [point.values for point in known] == [trial.values for trial in earlier.trials[1:]]
-    narrow = parse_space(MIXED | {"weight": {"type": "loguniform", "low": 0.1, "high": 1.0}})
-    known, outside = read_earlier([str(tmp_path / "trials.csv")], narrow, {})
-    assert outside == sum(trial.values["weight"] > 1.0 for trial in earlier.trials[1:]) > 0
-    assert len(known) + outside == 11
-    with pytest.raises(
-        ConfigError, match=r"another objective \(teacher/miou, this search has stud"
-    ):
-        read_earlier([str(tmp_path / "trials.csv")], space, {"objective": "student/miou"})
-    fresh, warm = Ledger(tmp_path / "a"), Ledger(tmp_path / "b", known * 3)
-    assert propose(narrow, "tpe", 0, warm, 9) != propose(narrow, "tpe", 0, fresh, 9)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        (None, "cannot be read"),
-        ("a,b\n1,2\n", "got the columns"),
-        ("trial,weihgt,miou,steps,state\n", "unknown column 'weihgt'.*did you mean 'weight'"),
-        ("trial,weight,miou,steps,state\n", "has no column 'book'"),
-    ],
-)
-def test_a_table_of_something_else_is_refused(
-    tmp_path: Path, text: str | None, message: str
-) -> None:
-    path = tmp_path / "trials.csv"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        read_earlier([str(path)], parse_space(MIXED), {})

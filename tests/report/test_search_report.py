@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report.published import published_table
-from pipeline.report.search_data import paper_series
+from pipeline.report.search_data import categories, paper_series
 from pipeline.report.search_page import search_section, write_search_report
 
 
@@ -53,19 +53,39 @@ def test_the_table_puts_what_was_trained_longest_first_and_names_the_objective(
     assert lines[3][4] == "--"
     assert lines[-1][5] == "--"
     assert "mIoU of the student on streets_camera val (mode whole), seeds 0, 1" in text
-    assert "0.25 GPU hours" in text
+    assert "0.25 GPU hours of trials; budget: 7 trials." in text
 
 
 def test_trials_are_counted_at_the_papers_nearest_value(folder: Path) -> None:
     write_search_report(folder)
     text = (folder / "sensitivity.md").read_text()
-    part = text.partition("## λ₁ (paper, Table 14)")[2].partition("##")[0]
+    part = text.partition("## λ₁ (paper, Table 14 (supervised, Cityscapes))")[2].partition("##")[0]
     head, _, best, mean, trials, paper = rows(part)
     assert head[1:] == ["0.5", "2", "5", "10", "20", "50"]
     # Full trials have 0.5, 2 and 8, and 8 is nearer to 10 than to 5 by ratio.
     assert trials[1:] == ["1", "1", "0", "1", "0", "0"]
     assert best[1:] == mean[1:] == ["30.0", "34.0", "--", "34.0", "--", "--"]
     assert paper[1:] == ["77.9", "78.1", "78.1", "78.1", "78.0", "77.8"]
+
+
+def test_labels_by_code_and_by_bit_have_columns_of_their_own(folder: Path) -> None:
+    table = (folder / "trials.csv").read_text()
+    # Trial 3 gets T = 0.6: nearer to the place of code-wise labels, and hybrid nevertheless.
+    table = table.replace("hybrid,0.94,", "hybrid,0.6,")
+    (folder / "trials.csv").write_text(table + "8,4.0,1.0,code,,35.0,1.5,100,finished\n")
+    write_search_report(folder)
+    text = (folder / "sensitivity.md").read_text()
+    part = text.partition("Table 4 (text, GTAv to Cityscapes))")[2].partition("##")[0]
+    head, _, _, mean, trials, paper = rows(part)
+    assert head[1:] == ["0.5 (code)", "0.9", "0.95", "0.99", "1 (bit)"]
+    assert trials[1:] == ["1", "1", "0", "1", "0"]
+    assert mean[1] == "35.0"
+    assert paper[1:] == ["69.7", "70.0", "70.5", "69.8", "69.4"]
+
+
+def test_choices_of_0_and_1_are_numbers_beside_the_papers(folder: Path) -> None:
+    assert categories({"values": [0, 1, 5.0]}) is None
+    assert categories({"values": [True, 1]}) == ["true", "1"]
 
 
 @pytest.mark.parametrize(

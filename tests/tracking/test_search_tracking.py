@@ -35,9 +35,15 @@ def report(tracking: SearchTracking, ledger: Ledger, number: int, *means: float)
     return trial
 
 
-def end(tracking: SearchTracking, trial: Trial, state: str, message: str = "") -> None:
+def end(
+    tracking: SearchTracking, ledger: Ledger, trial: Trial, state: str, message: str = ""
+) -> None:
     trial.state, trial.message = state, message
-    tracking.ended(trial)
+    tracking.ended(trial, ledger)
+
+
+def searched(ledger: Ledger) -> Searched:
+    return Searched(config=CONFIG, ledger=ledger, space=parse_space(SPACE), used_up=False)
 
 
 def test_a_search_that_was_cut_off_has_one_run_for_each_trial(
@@ -47,19 +53,18 @@ def test_a_search_that_was_cut_off_has_one_run_for_each_trial(
     for x in (1.0, 2.0, 3.0):
         ledger.add({"x": x})
     with suppress(KeyboardInterrupt), follow(local, tmp_path) as tracking:
-        end(tracking, report(tracking, ledger, 1, 10.0, 20.0, 30.0, 40.0), "finished")
+        end(tracking, ledger, report(tracking, ledger, 1, 10.0, 20.0, 30.0, 40.0), "finished")
         report(tracking, ledger, 2, 11.0)
         raise KeyboardInterrupt
     with follow(local, tmp_path) as tracking:
         # Goes on where it was, and says its first score again.
         tracking.scored(ledger.trial(2))
-        end(tracking, report(tracking, ledger, 2, 12.0), "stopped")
-        end(tracking, report(tracking, ledger, 3), "failed", "ValueError: x")
+        end(tracking, ledger, report(tracking, ledger, 2, 12.0), "stopped")
+        end(tracking, ledger, report(tracking, ledger, 3), "failed", "ValueError: x")
         best = ledger.trial(1)
         table = tmp_path / "trials.csv"
         table.write_text("trial\n")
-        found = Searched(config=CONFIG, ledger=ledger, space=parse_space(SPACE), used_up=False)
-        tracking.results(found, best, [table])
+        tracking.results(searched(ledger), best, [table])
     runs = {run.run_id: run for run in list_runs(local)}
     children = [f"{PARENT}-{number:05d}" for number in (1, 2, 3)]
     assert sorted(runs) == sorted([PARENT, *children])
@@ -81,8 +86,32 @@ def test_what_a_killed_driver_left_open_is_set_right(tmp_path: Path, local: Trac
     trial = ledger.add({"x": 1.0})
     trial.scores, trial.state = [Score(step=4, mean=7.0)], "finished"
     with follow(local, tmp_path) as tracking:
-        found = Searched(config=CONFIG, ledger=ledger, space=parse_space(SPACE), used_up=False)
-        tracking.results(found, trial, [])
+        tracking.results(searched(ledger), trial, [])
     runs = {run.run_id: run for run in list_runs(local)}
     assert runs[f"{PARENT}-00001"].status == "FINISHED"
     assert curve(local, f"{PARENT}-00001", "eval/miou") == [(4, 7.0)]
+
+
+def test_the_parent_has_the_best_of_all_commands_in_whatever_order_trials_end(
+    tmp_path: Path, local: TrackingConfig
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.json")
+    for x in (1.0, 2.0, 3.0, 4.0):
+        ledger.add({"x": x})
+    with follow(local, tmp_path) as tracking:
+        # With several at a time the second ends first.
+        end(tracking, ledger, report(tracking, ledger, 2, 1.0, 1.0, 1.0, 20.0), "finished")
+        end(tracking, ledger, report(tracking, ledger, 1, 1.0, 1.0, 1.0, 30.0), "finished")
+        # What failed in the end is no score.
+        end(tracking, ledger, report(tracking, ledger, 3, 1.0, 1.0, 1.0, 90.0), "failed", "E: x")
+        ledger.seconds = 3600.0
+        tracking.results(searched(ledger), ledger.trial(1), [])
+    assert curve(local, PARENT, "eval/best_miou") == [(1, 20.0), (2, 30.0), (3, 30.0)]
+    ledger.retry(anew=True)
+    with follow(local, tmp_path) as tracking:
+        end(tracking, ledger, report(tracking, ledger, 3, 1.0, 1.0, 1.0, 40.0), "finished")
+        ledger.seconds = 7200.0
+        tracking.results(searched(ledger), ledger.trial(3), [])
+    assert curve(local, PARENT, "eval/best_miou")[-1] == (4, 40.0)
+    (parent,) = [run for run in list_runs(local) if run.run_id == PARENT]
+    assert (parent.metrics["miou"], parent.metrics["hours"]) == (40.0, 2.0)

@@ -141,20 +141,25 @@ def test_progress_weighs_runs_with_their_cost(tmp_path: Path) -> None:
 
 
 def test_a_search_is_told_by_its_trials(tmp_path: Path) -> None:
-    watching.plan(tmp_path, {"a": 1.0})
     trials = [
         {"number": 1, "state": "finished", "scores": [{"step": 9, "mean": 7.0}]},
-        {"number": 2, "state": "running", "scores": [{"mean": 9.0}, {"mean": 8.25}]},
+        {"number": 2, "state": "running", "scores": [{"step": 3, "mean": 90.0}]},
         {"number": 3, "state": "running", "scores": []},
+        {"number": 4, "state": "failed", "scores": [{"step": 9, "mean": 95.0}]},
     ]
     ledger = tmp_path / "search" / "state" / "abc.json"
     ledger.parent.mkdir(parents=True)
     ledger.write_text(json.dumps({"trials": trials}))
-    assert look(tmp_path).search is None
+    # As while the file is being written: there and gone.
+    ledger.with_name(".abc.json.tmp.json").write_text("{}")
+    with pytest.raises(DataError, match="no plan yet"):
+        look(tmp_path)
     with RunLock(tmp_path / "search" / ".lock"):
         text = Console(width=200, record=True, file=io.StringIO())
         text.print(draw(look(tmp_path), 200))
-        assert "search: 1 finished, 2 running, best 8.25; driven by process" in text.export_text()
+        assert (
+            "1 finished, 2 running, 1 failed, best 7.00 at step 9; driven by" in text.export_text()
+        )
         # A file that is no such thing is no reason not to show the rest.
         ledger.write_text("[]")
         assert look(tmp_path).search.trials == {}

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -144,6 +145,23 @@ def test_stop_all_ends_the_driver_as_ctrl_c_does(tmp_path: Path, capsys, before:
         assert process.stdout.read() == "interrupted\n"
     assert "the grid has ended" in capsys.readouterr().out
     assert not stop_requested(run_directory(tmp_path, run_id))
+
+
+def test_stop_all_ends_a_search_without_a_plan(tmp_path: Path, capsys) -> None:
+    lock = tmp_path / "search" / ".lock"
+    with driver(lock, LISTENS) as process:
+        assert stop_all(tmp_path, wait_s=60) == 0
+        assert process.wait(60) == 0
+        assert process.stdout.read() == "interrupted\n"
+    assert "the search has ended" in capsys.readouterr().out
+    with driver(lock, LISTENS):
+        holder = json.loads(lock.read_text())
+        lock.write_text(json.dumps(holder | {"host": "elsewhere"}))
+        assert stop_all(tmp_path, wait_s=0.5) == 1
+    out = capsys.readouterr().out
+    assert "a search goes on" in out
+    assert "on elsewhere" in out
+    assert "nothing runs" not in out
 
 
 def test_the_runs_of_a_driver_elsewhere_are_asked_one_by_one(tmp_path: Path, capsys) -> None:
