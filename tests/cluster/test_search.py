@@ -7,7 +7,6 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,45 +217,6 @@ def test_a_population_changes_values_while_it_trains(tmp_path: Path) -> None:
         assert trial.last.mean == pytest.approx(expected)
         assert all(0.0 <= part["values"]["x"] <= 6.0 for part in trial.schedule)
     assert any(len(trial.schedule) > 1 for trial in found.ledger.trials)
-
-
-class Cut(Exception):
-    pass
-
-
-class CutOff:
-    """Ends the driver when the first member has its last score, before Tune acts on it."""
-
-    def began(self, trial: Trial) -> None:
-        pass
-
-    def scored(self, trial: Trial) -> None:
-        if trial.last is not None and trial.last.step == 9:
-            raise Cut
-
-    def ended(self, trial: Trial, ledger: Ledger) -> None:
-        pass
-
-
-def test_a_member_that_had_all_its_steps_when_the_driver_ended_is_finished(tmp_path: Path) -> None:
-    config = search_of(
-        tmp_path,
-        objective="sample_jobs:gather",
-        space={"x": SPACE["x"]},
-        algorithm="pbt",
-        trials=2,
-        row={"steps": 9, "every": 3},
-        max_steps=9,
-        grace_steps=3,
-    )
-    with pytest.raises(Cut):
-        run_search(config, tmp_path, CutOff())
-    (cut,) = [trial for trial in stored(tmp_path).trials if trial.last and trial.last.step == 9]
-    assert cut.state == "waiting"
-    found = run_search(config, tmp_path)
-    assert [trial.state for trial in found.ledger.trials] == ["finished"] * 2
-    # As it was: not trained anew with scores that the ledger refuses.
-    assert found.ledger.trial(cut.number) == replace(cut, state="finished")
 
 
 def test_a_search_that_no_node_can_take(tmp_path: Path) -> None:

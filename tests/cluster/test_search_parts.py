@@ -9,12 +9,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from ray import tune
 from search_parts import MIXED, config, learned, written
 
 from ecocseg.errors import ConfigError, UserError
 from pipeline.cluster.ledger import Known, Ledger, Score
 from pipeline.cluster.search import check_algorithm
 from pipeline.cluster.space import parse_space, plain_value, shown
+from pipeline.cluster.trial_worker import Work, _population
 from pipeline.cluster.trials import best_trial, importance
 
 
@@ -229,3 +231,31 @@ def test_importance_finds_what_decides_the_score(tmp_path: Path) -> None:
     assert max(found["shares"], key=found["shares"].get) == "book"
     assert found["shares"]["share"] < 0.1
     assert importance(learned(tmp_path, 7), parse_space(MIXED)) is None
+
+
+def test_a_member_that_has_all_its_steps_says_so_again_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", lambda report, checkpoint: told.append(report))
+    monkeypatch.setattr(tune, "get_checkpoint", lambda: None)
+    work = Work(
+        objective="sample_jobs:gather",
+        row={"steps": 9, "every": 3},
+        settings={},
+        name="search",
+        trials_dir=tmp_path,
+        threads=1,
+        max_steps=9,
+        population=True,
+    )
+    # The second time begins with the files that the first one left, as after a kill.
+    _population(tmp_path / "1", {"x": 2.0}, work)
+    _population(tmp_path / "1", {"x": 2.0}, work)
+    assert [(report["step"], report["miou"]) for report in told] == [
+        (3, 6.0),
+        (6, 12.0),
+        (9, 18.0),
+        (9, 18.0),
+    ]
+    assert told[-1] == told[-2]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import results_folder as watching
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -173,6 +173,7 @@ def test_neither_plan_nor_runs_is_told_with_the_remedy(tmp_path: Path) -> None:
         look(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_run_is_found_by_every_start_that_only_it_has(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -194,6 +194,9 @@ def test_nothing_is_stopped_when_a_name_is_wrong(tmp_path: Path) -> None:
     with RunLock(tmp_path / "grid.lock"), pytest.raises(UserError, match="called 'exp-z'"):
         stop(tmp_path, [run_id, "exp-z"])
     assert not stop_requested(run_directory(tmp_path, run_id))
-    for names, everything in (([], False), (["a"], True)):
-        with pytest.raises(UserError, match="name the runs to stop"):
+    for names, everything, message in (
+        ([], False, "name the runs to stop"),
+        (["a"], True, "got both 'a' and --all"),
+    ):
+        with pytest.raises(UserError, match=message):
             check_names(names, everything)
