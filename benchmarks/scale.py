@@ -6,14 +6,15 @@ Planning: a made-up project of so many runs, 20 seeds of each cell, in two exper
 thresholds and loss weights, and a table of classes) through the real code: `ecocseg plan --out`;
 the decision of `ecocseg grid` which runs are to do, with every second run finished; `ecocseg
 tables` on all records. Records have 19 classes and the curves of 40,000 steps, 0.6 MB each. Each
-measure is a process of its own: its time with imports, the processor's time and its peak memory.
+measure is a process of its own: its time with imports (3 s of plan and decision), the processor's
+time over all cores, its peak memory, and what each run beyond the line above took: linear growth is
+a number that stays.
 
 Scheduling: simulated grids on 1 to 256 GPUs, and the driver's own time on a real Ray; see
 `scale_simulation.py`.
 """
 
 import argparse
-import math
 import multiprocessing
 import os
 import resource
@@ -97,12 +98,18 @@ def _alone(name: str, folder: Path, send: Any) -> None:
         MEASURES[name](folder)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     processor = sum(each.ru_utime + each.ru_stime for each in used)
-    send.send((processor, max(each.ru_maxrss for each in used) / 1000))
+    send.send((processor, max(own_peak(), used[1].ru_maxrss / 1024)))
+
+
+def own_peak() -> float:
+    """Peak memory of this process in MB; `getrusage` counts the parent's from before its start."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def planning_table(counts: Sequence[int], keep: Path | None) -> Iterator[tuple[str, ...]]:
     """A line for each measure and number of runs."""
-    yield ("measure", "runs", "s", "processor s", "peak MB", "growth")
+    yield ("measure", "runs", "s", "processor s", "peak MB", "processor ms a further run")
     found: dict[tuple[str, int], tuple[float, float, float]] = {}
     for runs in counts:
         with tempfile.TemporaryDirectory() as temporary:
@@ -115,13 +122,12 @@ def planning_table(counts: Sequence[int], keep: Path | None) -> Iterator[tuple[s
     for name in MEASURES:
         for place, runs in enumerate(counts):
             seconds, processor, peak = found[name, runs]
-            growth = "--"
+            further = "--"
             if place:
                 before = counts[place - 1]
-                ratio = processor / found[name, before][1]
-                growth = f"runs^{math.log(ratio) / math.log(runs / before):.2f}"
+                further = f"{1000 * (processor - found[name, before][1]) / (runs - before):.2f}"
             yield (
-                name, f"{runs:,}", f"{seconds:.1f}", f"{processor:.1f}", f"{peak:,.0f}", growth,
+                name, f"{runs:,}", f"{seconds:.1f}", f"{processor:.1f}", f"{peak:,.0f}", further,
             )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """The only module that imports Hydra: names and overrides in, plain resolved mappings out."""
 
 import copy
+import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -117,10 +119,55 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
             choices.append(text)
         else:
             values.append((key, value))
-    config = copy.deepcopy(_base(tuple(choices), _stamp()))
+    stamp = _stamp()
+    base, looked_up = _resolved(tuple(choices), stamp)
+    if base and all(_is_leaf(base, key, value, looked_up) for key, value in values):
+        return _with(base, values)
+    config = copy.deepcopy(_base(tuple(choices), stamp))
     for key, value in values:
         OmegaConf.update(config, key, value, merge=True)
     return _plain(config)
+
+
+@lru_cache(maxsize=512)
+def _resolved(choices: tuple[str, ...], stamp: _Stamp) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """`_base` as plain values, and what its interpolations look up ("benchmark.crop")."""
+    base = _base(choices, stamp)
+    raw = json.dumps(OmegaConf.to_container(base, resolve=False), default=str)
+    try:
+        plain = _plain(base)
+    except OmegaConfBaseException:
+        # Something is to be filled in, by the values.
+        plain = {}
+    return plain, tuple(set(re.findall(r"\$\{([^}]*)\}", raw)))
+
+
+def _is_leaf(base: Any, key: str, value: Any, looked_up: Sequence[str]) -> bool:
+    """Whether `key` is a single value that nothing else looks up, and `value` a plain one."""
+    if not isinstance(value, int | float | str | None) or "${" in str(value) or value == "???":
+        return False
+    if any(not re.fullmatch(r"\w+(\.\w+)*", each) for each in (key, *looked_up)):
+        return False
+    around = (
+        f"{each}.".startswith(f"{key}.") or f"{key}.".startswith(f"{each}.") for each in looked_up
+    )
+    for name in key.split("."):
+        if not isinstance(base, dict) or name not in base:
+            return False
+        base = base[name]
+    return not isinstance(base, dict | list) and not any(around)
+
+
+def _with(base: dict[str, Any], values: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A copy of `base` with single values set."""
+    config = copy.deepcopy(base)
+    for key, value in values:
+        *parents, name = key.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node[parent]
+        node[name] = value
+    return config
 
 
 @lru_cache(maxsize=4096)
@@ -194,9 +241,16 @@ def _parsed_file(path: Path) -> ConfigNode:
 
 
 def _stamp() -> _Stamp:
-    files = sorted([*CONF.glob("*.yaml"), *CONF.glob("*/*.yaml")])
-    stats = [(str(path), path.stat()) for path in files]
-    return tuple((name, found.st_mtime_ns, found.st_size) for name, found in stats)
+    found = []
+    with os.scandir(CONF) as entries:
+        folders = [str(CONF), *(entry.path for entry in entries if entry.is_dir())]
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".yaml"):
+                    stat = entry.stat()
+                    found.append((entry.path, stat.st_mtime_ns, stat.st_size))
+    return tuple(sorted(found))
 
 
 @contextmanager

@@ -58,8 +58,7 @@ class Meter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        quick = _batch_norm if func is torch.ops.aten.native_batch_norm.default else func
-        found = quick(*args, **(kwargs or {}))
+        found = _QUICK.get(func, func)(*args, **(kwargs or {}))
         if _counting[-1] is not self:
             return found
         for tensor in [found] if isinstance(found, Tensor) else tree_leaves(found):
@@ -82,9 +81,24 @@ class Meter(TorchDispatchMode):
 
 
 def _batch_norm(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Results of `native_batch_norm`, which on "meta" takes most of a network's time."""
+    """Results of `native_batch_norm` in training mode."""
     training = rest[4]
     if not training:
         return torch.ops.aten.native_batch_norm.default(images, *rest)
     statistics = torch.empty(images.shape[1], dtype=torch.float32, device=META)
     return torch.empty_like(images), statistics, torch.empty_like(statistics)
+
+
+def _layer_norm(values: Tensor, shape: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Results of `native_layer_norm`."""
+    whole = torch.empty_like(values, memory_format=torch.contiguous_format)
+    kept = [*values.shape[: values.ndim - len(shape)], *(1 for _ in shape)]
+    statistics = torch.empty(kept, dtype=torch.float32, device=META)
+    return whole, statistics, torch.empty_like(statistics)
+
+
+_QUICK: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_layer_norm.default: _layer_norm,
+}
+"""What takes most of a network's time on "meta", where PyTorch computes it from smaller parts."""

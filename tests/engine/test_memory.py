@@ -10,7 +10,8 @@ import torch
 
 from ecocseg.data.classes import CLASS_TABLES
 from ecocseg.encodings import ENCODINGS
-from ecocseg.engine.footprint import footprint, weights
+from ecocseg.engine import meter
+from ecocseg.engine.footprint import _measure, footprint, weights
 from ecocseg.engine.memory import Pass, _of_recipe, training_memory, training_passes
 from ecocseg.engine.meter import Meter
 from ecocseg.engine.optim import OptimConfig
@@ -182,6 +183,15 @@ def test_it_leaves_no_trace_in_the_random_numbers():
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(3))
 
 
+MARGINS = {"margins": [2, 6, 0, 0]}
+FITTING = {
+    "daformer": MARGINS,
+    "mic": {"inner": {"name": "daformer", **MARGINS}},
+    "supervised": {"divisor": "valid"},
+}
+"""What the methods' options must be for crops of 32x64 and hard pixels."""
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("encoding", ["one-hot", "ecoc"])
 def test_options_that_share_an_estimate_change_no_size(method, encoding):
@@ -191,7 +201,7 @@ def test_options_that_share_an_estimate_change_no_size(method, encoding):
         values = {
             "model": asdict(RESNET),
             "encoding": {"name": encoding, **numbers(ENCODINGS[encoding][0], value)},
-            "method": {"name": method, **numbers(config, value)},
+            "method": {"name": method, **numbers(config, value), **FITTING.get(method, {})},
             "sizes": step_sizes(SCHEDULE),
             "names": list(NAMES),
             "crops": [[32, 64], [32, 64]],
@@ -203,3 +213,20 @@ def test_options_that_share_an_estimate_change_no_size(method, encoding):
 def numbers(config, value):
     """Its options of `SIZELESS`, all at one value."""
     return {field.name: value for field in fields(config) if field.name in SIZELESS}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "model",
+    [MIT, RESNET, ModelConfig(encoder="tu-test_vit", decoder="dpt_vit", decoder_channels=16)],
+)
+def test_what_is_answered_at_once_is_what_pytorch_answers(model, bf16, recompute, monkeypatch):
+    def found():
+        measured = _measure.__wrapped__(model, 7, (2, 64, 64), bf16, recompute, 0)
+        shapes = [(head.logits.shape, head.logits.dtype) for head in measured.outputs.heads]
+        return measured.held, measured.macs, shapes, measured.outputs.features.shape
+
+    quick = found()
+    monkeypatch.setattr(meter, "_QUICK", {})
+    assert found() == quick
