@@ -106,9 +106,11 @@ def _placed(params: Params, found: Sequence[Node]) -> Iterator[Finding]:
             reasons.setdefault(reason, []).append(row["run_id"])
     for reason, run_ids in reasons.items():
         shown = ", ".join(run_ids[:_SHOWN]) + (", ..." if len(run_ids) > _SHOWN else "")
-        text, _, remedy = reason.partition(". Lower ")
+        asked, _, rest = reason.partition("; available: ")
+        available, _, remedy = rest.partition(". ")
+        text, remedy = f"{asked}; available: {available}", remedy[:1].lower() + remedy[1:]
         count = f"{len(run_ids)} of {len(rows)} runs to do"
-        yield Finding(FAULT, "placing", f"{count} ({shown}): {text}", f"lower {remedy}")
+        yield Finding(FAULT, "placing", f"{count} ({shown}): {text}", remedy)
     if rows and not reasons:
         yield Finding(OK, "placing", f"{len(rows)} runs to do, a node can take each of them")
 

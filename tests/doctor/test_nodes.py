@@ -81,7 +81,8 @@ def test_runs_that_no_node_can_take_are_listed_by_reason(params) -> None:
     (finding,) = _placed(params(), [node])
     assert finding.state == FAULT
     assert finding.text.startswith("1 of 5 runs to do (run0): asked for 2 CPU, 1 GPU with 60.0 GB")
-    assert finding.remedy.startswith("lower what a run asks for")
+    assert finding.text.endswith("gpu-memory-gb=25.8"), finding.text
+    assert finding.remedy.startswith("set schedule.activation_checkpointing=true")
     assert [f.state for f in _placed(params(), [replace(node, labels={})])] == [OK]
     # On a CPU what would lie on the card lies in host memory.
     assert {f.state for f in _placed(params(cluster__device="cpu"), [node])} == {FAULT}

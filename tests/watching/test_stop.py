@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -114,7 +115,15 @@ def test_a_run_that_does_not_listen_is_told_with_its_process(tmp_path: Path, cap
     assert "the requests stand" in out
 
 
-def test_ctrl_c_withdraws_nothing_and_says_so(tmp_path: Path) -> None:
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Tests that were started in the background have Ctrl-C switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_withdraws_nothing_and_says_so(tmp_path: Path, ctrl_c: None) -> None:
     (run_id,) = watching.plan(tmp_path, {"a": 1.0})
     folder = watching.status(tmp_path, run_id, "running")
     with RunLock(folder / "lock"):
