@@ -73,7 +73,7 @@ def test_a_gpu_without_a_label_is_told(params) -> None:
 
 def test_runs_that_no_node_can_take_are_listed_by_reason(params) -> None:
     needs = {"gpus": 1, "gpu_memory_gb": 20.0, "cpus": 2, "memory_gb": 1.0}
-    rows = [{"run_id": f"run{i}", "spec": {}, "needs": needs} for i in range(5)]
+    rows = [{"run_id": f"run{i}", "spec": {"data": {}}, "needs": needs} for i in range(5)]
     rows[0]["needs"] = needs | {"gpu_memory_gb": 60.0}
     Path("results").mkdir()
     Path("results/plan.jsonl").write_text("\n".join(map(json.dumps, rows)))
