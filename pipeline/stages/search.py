@@ -48,6 +48,11 @@ _CHANGEABLE = ("schedule.optim.lr", "schedule.optim.power", "schedule.clip_norm"
 @ended_with_launcher()
 def run(params: Params) -> None:
     """Search, and write what came of it to results/search."""
+    if params.cluster.storage is not None and params.cluster.address != "local":
+        announce(
+            "search: cluster.storage is for runs; trials keep their files in results/search, which "
+            "all machines have to see, or a trial whose machine is lost begins anew"
+        )
     config, components = search_cell(params)
     raw = load_yaml("search", params.search.space)
     check_space(params, parse_space(raw), config)
