@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -244,5 +245,6 @@ def _validate_matrix(
         fail(field, f"got no list of {size} rows, one per class")
     if any(not isinstance(row, list) or len(row) != size for row in rows):
         fail(field, f"has a row that is no list of {size} counts")
-    if any(set(map(type, row)) != {int} or min(row) < 0 for row in rows):
+    counts = list(chain.from_iterable(rows))
+    if set(map(type, counts)) - {int} or min(counts, default=0) < 0:
         fail(field, "has an entry that is no pixel count (integer >= 0)")

@@ -11,7 +11,7 @@ from pipeline.report.reading import training_of
 EVALUATION_COLUMNS = ["experiment", "cell", "label", "column", "seed", "step", "network", "miou"]
 
 
-_MOST_POINTS = 400
+_MOST_POINTS = 200
 """Of a curve of training: more than a figure's width shows."""
 
 

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.forked import forked
 from pipeline.record_text import read_diagnostics, read_training
 from pipeline.records import read_short_record
 from pipeline.report.cells import Record
 
+MANY = 1000
+"""Runs from which reading and drawing are worth processes of their own."""
 # Sections of a record that most runs of an experiment share.
 _SHARED = ("classes", "protocol", "data", "network", "deviations", "environment")
 
@@ -21,6 +25,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = {}
+        self._last: dict[str, Any] = {}
 
     def read(self, path: Path, networks: Sequence[str]) -> Record:
         """The record at `path` with the matrices of `networks` ("last.student") as int64 arrays.
@@ -32,13 +37,15 @@ class Reader:
         record |= {"path": path, "diagnosed": diagnosed}
         for name in _SHARED:
             if name in record:
-                record[name] = self._one(record[name])
-        record["spec"] = {key: self._one(value) for key, value in record["spec"].items()}
+                record[name] = self._one(name, record[name])
+        record["spec"] = {k: self._one(f"spec.{k}", v) for k, v in record["spec"].items()}
         self._keep(record["results"], networks)
         return record
 
-    def _one(self, value: Any) -> Any:
-        return self._known.setdefault(json.dumps(value), value)
+    def _one(self, name: str, value: Any) -> Any:
+        if self._last.get(name) != value:
+            self._last[name] = self._known.setdefault(json.dumps(value), value)
+        return self._last[name]
 
     def _keep(self, results: dict[str, Any], networks: Sequence[str]) -> None:
         for checkpoint in ("last", "best"):
@@ -50,6 +57,21 @@ class Reader:
                     found["confusion"] = np.array(found["confusion"], dtype=np.int64)
                 else:
                     found.pop("confusion")
+
+
+def read_runs(wanted: Mapping[Path, Sequence[str]]) -> dict[Path, Record]:
+    """`Reader.read` of each path with its networks; of many in several processes."""
+    paths = list(wanted)
+    size = len(paths) if len(paths) < MANY else MANY // 2
+    parts = [paths[start : start + size] for start in range(0, len(paths), size or 1)]
+    tasks = [partial(_read, {path: wanted[path] for path in part}) for part in parts]
+    found = forked(tasks) if len(tasks) > 1 else [task() for task in tasks]
+    return dict(zip(paths, chain.from_iterable(found), strict=True))
+
+
+def _read(wanted: Mapping[Path, Sequence[str]]) -> list[Record]:
+    reader = Reader()
+    return [reader.read(path, networks) for path, networks in wanted.items()]
 
 
 def has_diagnostics(record: Record) -> bool:

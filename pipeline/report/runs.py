@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import ConfigError, DataError
-from pipeline.report.cells import Block, Cell, Experiment, Mean, Reference
+from pipeline.report.cells import Block, Cell, Experiment, Mean, Record, Reference
 from pipeline.report.protocols import refuse_mixtures
-from pipeline.report.reading import Reader
+from pipeline.report.reading import read_runs
 
 
 def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:
@@ -21,10 +21,15 @@ def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in _read_plan(Path(plan_path)):
         groups.setdefault(row["experiment"], []).append(row)
-    folder = Path(records_dir)
-    there = {path.stem: path for path in folder.glob("*.json")}
-    reader = Reader()
-    return [_experiment(name, rows, there, reader) for name, rows in groups.items()]
+    there = {path.stem: path for path in Path(records_dir).glob("*.json")}
+    wanted = {
+        there[row["run_id"]]: ("last.student", "best.student", _selection(row["report"]))
+        for rows in groups.values()
+        for row in rows
+        if row["run_id"] in there
+    }
+    records = {path.stem: record for path, record in read_runs(wanted).items()}
+    return [_experiment(name, rows, records) for name, rows in groups.items()]
 
 
 def _read_plan(path: Path) -> list[dict[str, Any]]:
@@ -56,9 +61,11 @@ def _lines(path: Path) -> Iterator[str]:
         yield from file
 
 
-def _experiment(
-    name: str, rows: list[dict[str, Any]], there: Mapping[str, Path], reader: Reader
-) -> Experiment:
+def _selection(report: Mapping[str, Any]) -> str:
+    return str(report.get("selection", "last.student"))
+
+
+def _experiment(name: str, rows: list[dict[str, Any]], records: Mapping[str, Record]) -> Experiment:
     rows = sorted(rows, key=lambda row: row["report"].get("order", 0))
     cells: dict[str, Cell] = {}
     encodings: dict[str, set[str]] = {}
@@ -73,10 +80,8 @@ def _experiment(
             label = _label(shown, len(encodings[shown["label"]]) > 1)
             cell = cells[row["cell"]] = _cell(row, label, blocks)
         cell.run_ids[row["seed"]] = row["run_id"]
-        path = there.get(row["run_id"])
-        if path is not None:
-            networks = ("last.student", "best.student", cell.selection)
-            cell.records[row["seed"]] = reader.read(path, networks)
+        if row["run_id"] in records:
+            cell.records[row["seed"]] = records[row["run_id"]]
     first = rows[0]["report"]
     experiment = Experiment(
         name=name,
@@ -114,7 +119,7 @@ def _cell(row: Mapping[str, Any], label: str, blocks: dict[str, Block]) -> Cell:
         encoding=report["row"]["encoding"],
         column=_text(report.get("column")),
         paper=report.get("paper"),
-        selection=report.get("selection", "last.student"),
+        selection=_selection(report),
         ranked=report["row"].get("ranked", True),
         means={name: _mean(mean) for name, mean in (report.get("means") or {"mIoU": None}).items()},
         group=_text(report["row"].get("group")) if is_grid else None,

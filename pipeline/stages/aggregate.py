@@ -11,6 +11,7 @@ from pipeline.forked import forked
 from pipeline.report.cells import Experiment
 from pipeline.report.formats import write_all
 from pipeline.report.lines import cell_means
+from pipeline.report.reading import MANY
 from pipeline.report.runs import load_experiments
 from pipeline.report.scores import statistic
 from pipeline.report.tables import build_table
@@ -18,9 +19,6 @@ from pipeline.report.terminal import terminal_text
 
 if TYPE_CHECKING:
     from pipeline.report.canvas import Drawn
-
-_MANY = 1000
-"""Runs from which the figures are worth processes of their own."""
 
 
 def aggregate(
@@ -88,7 +86,7 @@ def _drawn(
             partial(draw_qualitative, experiment, runs, folder),
         )
     ]
-    many = sum(len(experiment.records) for experiment in experiments) >= _MANY
+    many = sum(len(experiment.records) for experiment in experiments) >= MANY
     found = forked(tasks) if many else [task() for task in tasks]
     three = zip(found[::3], found[1::3], found[2::3], strict=True)
     return [([*figures, *diagnostics], qualitative) for figures, diagnostics, qualitative in three]

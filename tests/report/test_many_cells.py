@@ -1,12 +1,17 @@
 """Experiments of many cells: figures show what can be told apart, and reading stays short."""
 
+import threading
+
 import numpy as np
 import pytest
 
-from pipeline.report import figures
+from pipeline import forked
+from pipeline.report import figures, reading
 from pipeline.report.lines import cell_means, foremost
 from pipeline.report.reading import diagnostics_of, training_of
 from pipeline.report.runs import load_experiments
+from pipeline.stages import aggregate as aggregate_module
+from pipeline.stages.aggregate import aggregate
 
 
 @pytest.fixture
@@ -70,3 +75,20 @@ def test_what_is_left_in_the_file_is_got_when_asked_for(many, results, make):
     assert (matrix.dtype, matrix.shape) == (np.int64, (4, 4))
     # Equal for all runs: held once.
     assert record["protocol"] is many.cells[1].records[0]["protocol"]
+
+
+def test_processes_read_and_draw_what_one_does(many, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(forked, "available_cores", lambda: 2)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    aggregate(results.plan, results.records, alone)
+    used = []
+    monkeypatch.setattr(reading, "forked", lambda tasks: used.append(tasks) or forked.forked(tasks))
+    monkeypatch.setattr(reading, "MANY", 4)
+    monkeypatch.setattr(aggregate_module, "MANY", 4)
+    aggregate(results.plan, results.records, together)
+    assert [len(tasks) for tasks in used] == [6]
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*") if path.is_file())
+    assert len(files) > 6
+    for file in files:
+        assert (together / file).read_bytes() == (alone / file).read_bytes()
