@@ -32,6 +32,11 @@ def evaluation_curves(experiment: Experiment, cells: Sequence[Cell] | None = Non
     return pd.DataFrame(rows, columns=EVALUATION_COLUMNS)
 
 
+def curves_csv(experiment: Experiment) -> str:
+    """`evaluation_curves` of all cells as the text of a CSV file."""
+    return evaluation_curves(experiment).to_csv(index=False, lineterminator="\n")
+
+
 def training_curves(
     experiment: Experiment, cells: Sequence[Cell], names: Sequence[str]
 ) -> pd.DataFrame:

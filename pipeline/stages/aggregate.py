@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,6 @@ def aggregate(
     All tables are made before the first file is written: raises UserError (no plan, a faulty
     record, mixed protocols, an unknown class, selection or row of the paper) and writes nothing.
     """
-    from pipeline.report.curves import evaluation_curves
     from pipeline.report.diagnostics import label_picture
     from pipeline.report.page import Section, report_page
     from pipeline.report.panels import cell_panels, data_overlays
@@ -46,10 +46,11 @@ def aggregate(
     tables = [build_table(experiment) for experiment in experiments]
     drawn = _drawn(experiments, runs, out / "figures")
     sections: list[Section] = []
-    for experiment, table, (figures, qualitative) in zip(experiments, tables, drawn, strict=True):
+    for experiment, table, (figures, qualitative, curves) in zip(
+        experiments, tables, drawn, strict=True
+    ):
         for ending, text in write_all(table):
             atomic_write(out / "tables" / f"{table.name}.{ending}", text)
-        curves = evaluation_curves(experiment).to_csv(index=False, lineterminator="\n")
         atomic_write(out / "plots" / f"{experiment.name}.csv", curves)
         sections.append(
             Section(
@@ -71,25 +72,33 @@ def aggregate(
 
 def _drawn(
     experiments: list[Experiment], runs: Path, folder: Path
-) -> list[tuple[list["Drawn"], list["Drawn"]]]:
-    """Figures and qualitative figures of each experiment; of many runs in several processes."""
+) -> list[tuple[list["Drawn"], list["Drawn"], str]]:
+    """Figures, qualitative figures and learning curves (CSV) of each experiment.
+
+    Of many runs in several processes.
+    """
+    from pipeline.report.curves import curves_csv
     from pipeline.report.diagnostics import draw_diagnostics
     from pipeline.report.figures import draw_figures
     from pipeline.report.qualitative import draw_qualitative
 
-    tasks = [
+    tasks: list[Callable[[], Any]] = [
         task
         for experiment in experiments
         for task in (
             partial(draw_figures, experiment, folder),
             partial(draw_diagnostics, experiment, folder),
             partial(draw_qualitative, experiment, runs, folder),
+            partial(curves_csv, experiment),
         )
     ]
     many = sum(len(experiment.records) for experiment in experiments) >= MANY
     found = forked(tasks) if many else [task() for task in tasks]
-    three = zip(found[::3], found[1::3], found[2::3], strict=True)
-    return [([*figures, *diagnostics], qualitative) for figures, diagnostics, qualitative in three]
+    each = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
+    return [
+        ([*figures, *diagnostics], qualitative, curves)
+        for figures, diagnostics, qualitative, curves in each
+    ]
 
 
 def metrics(experiments: list[Experiment]) -> dict[str, Any]:
