@@ -99,6 +99,7 @@ def run(
     *,
     nodes: int = 3,
     steps: int = STEPS,
+    gap_s: float = 4.0,
     folder: Path,
     limit_s: float = 5400,
     say: bool = True,
@@ -135,7 +136,7 @@ def run(
         cluster.start(nodes)
         server.start()
         # Some may find nothing to hit.
-        drawn = draw(seed, faults + max(2, faults // 10))
+        drawn = draw(seed, faults + max(2, faults // 10), gap_s)
         storm = Storm(drawn, Injector(project, repro, cluster, server, disk), say)
         watch = checks.Watch(project=project)
         _weather(storm, repro, cluster, watch, runs * steps, limit_s)
@@ -155,10 +156,10 @@ def run(
 def _weather(
     storm: Storm, repro: Repro, cluster: Cluster, watch: checks.Watch, steps: int, limit_s: float
 ) -> None:
-    """Keep the grid going under the faults until all have come and every run is finished."""
+    """Keep the grid going under the faults until every run is finished."""
     project = repro.project
     try:
-        while not repro.succeeded or storm.running:
+        while not repro.succeeded:
             repro.keep_going()
             for _ in range(cluster.tidy()):
                 cluster.add()

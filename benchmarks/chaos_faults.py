@@ -40,7 +40,7 @@ class Fault:
     length: float
 
 
-def draw(seed: int, count: int, mean_gap_s: float = 4.0) -> list[Fault]:
+def draw(seed: int, count: int, mean_gap_s: float) -> list[Fault]:
     """`count` faults in their order: each kind by its weight, at least once where there is room."""
     dice = random.Random(seed)
     total = sum(KINDS.values())
