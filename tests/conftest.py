@@ -104,3 +104,17 @@ def tiny_run(manifests, tiny_model_config, tmp_path_factory) -> Callable[..., Si
     from tiny_runs import maker
 
     return maker(manifests, tiny_model_config, lambda: tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture(scope="session")
+def plan_streets(streets_data, manifests) -> Callable[..., tuple[dict, dict]]:
+    """Make (row of the plan, settings) of a cell of `streets_uda` on `streets_data`.
+
+    plan_streets(cell, results, overrides, **more settings), of two steps a checkpoint and six in
+    all unless overridden; tracking is off.
+    """
+    from tiny_runs import planned
+
+    return lambda cell, results, overrides=(), **settings: planned(
+        streets_data, manifests, cell, results, overrides, **settings
+    )

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_runs import SMALL_RUN
 
 from ecocseg.engine import checkpoint
 from ecocseg.engine.events import Diverged
@@ -19,7 +20,6 @@ from ecocseg.models.segmenter import Segmenter, build_model
 from pipeline.diverged import save_batch
 from pipeline.events import read
 from pipeline.params import ClusterParams, DataParams, TrackingParams, load_params
-from pipeline.planning import compose_cell, load_experiment, plan_row
 from pipeline.records import comparable, read_record, record_path
 from pipeline.run import execute_run, execute_smoke
 from pipeline.spec import RunSpec, validate
@@ -28,38 +28,13 @@ from pipeline.status import read_status
 from pipeline.stop import stop
 from pipeline.stopping import Stopped, clear_stop, request_stop
 
-TINY = [
-    "schedule.steps=4",
-    "schedule.labelled_batch=2",
-    "schedule.unlabelled_batch=2",
-    "schedule.log_every=2",
-    "schedule.evaluate_every=4",
-    "schedule.checkpoint_every=4",
-    "model.decoder_channels=16",
-    "benchmark.labelled_transform.crop=[32,64]",
-    "benchmark.unlabelled_transform.crop=[32,64]",
-]
+SHORT = ["schedule.steps=4", "schedule.evaluate_every=4", "schedule.checkpoint_every=4"]
 
 
 @pytest.fixture(scope="module")
-def planned(streets_data, manifests):
+def planned(plan_streets):
     """Make (row of the plan, settings) of a cell, for a results folder."""
-
-    def make(cell, results, *overrides):
-        overrides = [*TINY, *overrides]
-        config, components = compose_cell(load_experiment("streets_uda"), cell, overrides)
-        data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
-        spec = RunSpec(experiment="streets_uda", cell=cell, seed=0, config=config, data=data)
-        settings = {
-            "data_root": str(streets_data),
-            "results": str(results),
-            "device": "cpu",
-            "git": "none",
-            "tracking": {"enabled": False, "uri": None, "folder": str(results)},
-        }
-        return plan_row(spec, components, {"overrides": overrides}), settings
-
-    return make
+    return lambda cell, results, *overrides: plan_streets(cell, results, [*SHORT, *overrides])
 
 
 @pytest.fixture(scope="module", params=["source-only", "dacs_ecoc"])
@@ -163,7 +138,7 @@ def test_a_single_run_ends_in_a_message(streets_data, tmp_path, monkeypatch, err
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        single.run(params, ["experiment=streets_uda", "cell=source-only", *TINY])
+        single.run(params, ["experiment=streets_uda", "cell=source-only", *SMALL_RUN, *SHORT])
     (folder,) = (tmp_path / "results/runs").iterdir()
     assert read_status(folder).state == "failed"
     if isinstance(error, KeyError):

@@ -5,43 +5,23 @@ import statistics
 import pytest
 
 from ecocseg.methods import build_method
-from pipeline.planning import compose_cell, load_experiment
 from pipeline.records import read_record, record_path
 from pipeline.run import execute_run
 from pipeline.spec import RunSpec
 from pipeline.trial import objective, with_values
 
-TINY = [
-    "schedule.steps=6",
-    "schedule.labelled_batch=2",
-    "schedule.unlabelled_batch=2",
-    "schedule.log_every=1",
-    "schedule.evaluate_every=2",
-    "schedule.checkpoint_every=6",
-    "model.decoder_channels=16",
-    "benchmark.labelled_transform.crop=[32,64]",
-    "benchmark.unlabelled_transform.crop=[32,64]",
-]
+OFTEN = ["schedule.log_every=1", "schedule.evaluate_every=2", "schedule.checkpoint_every=6"]
 VALUES = {"encoding.distance_weight": 2.0, "schedule.optim.lr": 0.002}
 
 
 @pytest.fixture(scope="module")
-def planned(streets_data, manifests):
+def planned(plan_streets):
     """Make (row, settings) of a trial in a folder."""
 
     def make(folder, *overrides, seeds=(0,), network="student"):
-        experiment = load_experiment("streets_uda")
-        config, components = compose_cell(experiment, "dacs_ecoc", [*TINY, *overrides])
-        data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
-        spec = RunSpec(experiment="search", cell="c", seed=0, config=config, data=data)
-        settings = {
-            "data_root": str(streets_data),
-            "device": "cpu",
-            "seeds": list(seeds),
-            "network": network,
-            "trial_dir": str(folder),
-        }
-        return {"spec": spec.to_dict()}, settings
+        row, settings = plan_streets("dacs_ecoc", folder, [*OFTEN, *overrides])
+        own = {"seeds": list(seeds), "network": network, "trial_dir": str(folder)}
+        return {"spec": row["spec"]}, settings | own
 
     return make
 

@@ -1,6 +1,6 @@
 """Runs of a tiny network on tiny data; importable, so that other processes make the same ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +42,47 @@ SMALL_MODELS = {
     "mic": {"decoder": "hrda", "hr_crop": (32, 32)},
 }
 """What a method's network has other than `tiny_model_config`."""
+
+
+SMALL_RUN = (
+    "schedule.steps=6",
+    "schedule.labelled_batch=2",
+    "schedule.unlabelled_batch=2",
+    "schedule.log_every=2",
+    "schedule.evaluate_every=6",
+    "schedule.checkpoint_every=2",
+    "model.decoder_channels=16",
+    "benchmark.labelled_transform.crop=[32,64]",
+    "benchmark.unlabelled_transform.crop=[32,64]",
+)
+"""Overrides that make a cell of `streets_uda` a run of a second."""
+
+
+def planned(
+    data_root: Path,
+    manifests: Mapping[str, Any],
+    cell: str,
+    results: Path,
+    overrides: Sequence[str] = (),
+    **more: Any,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the fixture `plan_streets` is."""
+    from pipeline.planning import compose_cell, load_experiment, plan_row
+    from pipeline.spec import RunSpec
+
+    overrides = [*SMALL_RUN, *overrides]
+    config, components = compose_cell(load_experiment("streets_uda"), cell, overrides)
+    data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
+    spec = RunSpec(experiment="streets_uda", cell=cell, seed=0, config=config, data=data)
+    settings = {
+        "data_root": str(data_root),
+        "results": str(results),
+        "device": "cpu",
+        "git": "none",
+        "tracking": {"enabled": False, "uri": None, "folder": str(results)},
+        **more,
+    }
+    return plan_row(spec, components, {"overrides": overrides}), settings
 
 
 def tiny_model() -> ModelConfig:

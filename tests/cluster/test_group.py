@@ -17,26 +17,11 @@ from pipeline.cluster.group import FOLDER, NotStarted, _cause, _Told, run_group
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Outcome
 from pipeline.cluster.resources import Resources
-from pipeline.planning import compose_cell, load_experiment, plan_row
 from pipeline.records import read_record, record_path
 from pipeline.run import execute_run
-from pipeline.spec import RunSpec
 from pipeline.status import read_status, run_directory
 
 pytestmark = pytest.mark.timeout(900)
-
-OVERRIDES = [
-    "schedule.steps=6",
-    "schedule.labelled_batch=2",
-    "schedule.unlabelled_batch=2",
-    "schedule.log_every=2",
-    "schedule.evaluate_every=6",
-    "schedule.checkpoint_every=2",
-    "schedule.gpus=2",
-    "model.decoder_channels=16",
-    "benchmark.labelled_transform.crop=[32,64]",
-    "benchmark.unlabelled_transform.crop=[32,64]",
-]
 
 
 def run(function: str, row: dict[str, Any], results: Path, **more: Any) -> None:
@@ -45,33 +30,18 @@ def run(function: str, row: dict[str, Any], results: Path, **more: Any) -> None:
     run_group(f"group_jobs:{function}", row, settings, 2, Resources(), nodes, 1)
 
 
-@pytest.fixture(scope="module")
-def planned(streets_data: Path, manifests: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    config, components = compose_cell(load_experiment("streets_uda"), "dacs_ecoc", OVERRIDES)
-    data = {name: manifests[name].fingerprint for name in components.benchmark.datasets}
-    spec = RunSpec(experiment="streets_uda", cell="dacs_ecoc", seed=0, config=config, data=data)
-    settings = {
-        "data_root": str(streets_data),
-        "device": "cpu",
-        "git": "none",
-        "tracking": {"enabled": False, "uri": None, "folder": str(streets_data)},
-    }
-    return plan_row(spec, components, {"overrides": OVERRIDES}), settings
-
-
 def test_a_lost_process_ends_the_run_which_goes_on_as_one_process_would(
-    local_ray: None, planned: Any, tmp_path: Path
+    local_ray: None, plan_streets: Any, tmp_path: Path
 ) -> None:
-    row, settings = planned
     results = tmp_path / "two"
+    row, settings = plan_streets("dacs_ecoc", results, ["schedule.gpus=2"])
     folder = run_directory(results, row["run_id"])
-    settings_of_two = settings | {"results": str(results)}
     asked = Resources(processes=2)
     retries: dict[str, int] = {}
     outcome = run_all(
         [row],
         "group_jobs:killed_once",
-        settings_of_two,
+        settings,
         lambda row: asked,
         results,
         on_progress=lambda progress: retries.update(progress.retries),

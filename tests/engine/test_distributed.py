@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from states import assert_equal, flat
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -54,27 +55,6 @@ def group(streets_data, tmp_path_factory):
             torch.load(folder / f"{name}.{rank}.pt", weights_only=False) for rank in range(2)
         ],
     )
-
-
-def flat(state, path=""):
-    """Every tensor and number of a nested state by its path."""
-    if isinstance(state, dict):
-        state = state.items()
-    elif isinstance(state, list | tuple):
-        state = enumerate(state)
-    else:
-        return {path: state}
-    return {k: v for name, item in state for k, v in flat(item, f"{path}/{name}").items()}
-
-
-def assert_equal(first, second):
-    first, second = flat(first), flat(second)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, second[name]), name
-        else:
-            assert value == second[name], name
 
 
 def assert_near(found, expected, least):
