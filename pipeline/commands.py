@@ -33,31 +33,36 @@ def preprocess(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """Stage plan, or a look at it."""
+    # The stage takes seconds to import: a typo is told before.
+    params = _params(options)
     from pipeline.stages import plan as stage
 
-    stage.run(_params(options), write=options.out)
+    stage.run(params, write=options.out)
 
 
 def train(options: argparse.Namespace) -> None:
     """One run in this process."""
+    params = _params(options, runs=False)
     from pipeline.stages import single
 
-    single.run(_params(options, runs=False), _run_overrides(options))
+    single.run(params, _run_overrides(options))
 
 
 def grid(options: argparse.Namespace) -> None:
     """Stage train."""
     _only_settings(options)
+    params = _params(options)
     from pipeline.stages import train as stage
 
-    stage.run(_params(options))
+    stage.run(params)
 
 
 def search(options: argparse.Namespace) -> None:
     """Stage search."""
+    params = _params(options)
     from pipeline.stages import search as stage
 
-    stage.run(_params(options))
+    stage.run(params)
 
 
 def status(options: argparse.Namespace) -> None:

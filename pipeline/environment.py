@@ -12,16 +12,7 @@ import torch
 from ecocseg.engine.distributed import current_group
 from ecocseg.errors import UserError
 from pipeline.cards import holders_of
-from pipeline.packages import git_revision as git_revision
 
-__all__ = [
-    "describe",
-    "git_revision",
-    "memory_holders",
-    "peak_memory_mb",
-    "pick_device",
-    "used_memory",
-]
 _PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "timm", "ray", "mlflow")
 
 

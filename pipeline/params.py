@@ -9,6 +9,7 @@ import yaml
 
 from ecocseg.config import from_mapping, require, unknown
 from ecocseg.errors import ConfigError, UserError
+from pipeline.search_choice import SearchChoice
 from pipeline.storage import URI_FORM, is_storage_uri
 
 PARAMS_FILE = "params.yaml"
@@ -85,47 +86,24 @@ class TrackingParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchParams:
+class SearchParams(SearchChoice):
     """The hyperparameter search."""
 
     experiment: str = "streets_uda"
     cell: str = "dacs_ecoc"
     space: str = "ecoc"
     """A file of pipeline/conf/search: parameters with their ranges."""
-    algorithm: str = "tpe"
-    """tpe, random, grid, or pbt: a population that changes its values while it trains."""
-    scheduler: str = "asha"
-    """asha stops bad trials early, none does not; pbt is its own."""
     objective: str = "student/miou"
     """student/miou or teacher/miou: whose score, by the cell's evaluation protocol."""
     seeds: Sequence[int] = (0,)
     """Runs of every trial; the objective is their mean."""
-    trials: int | None = 6
-    """How many points; null: as many as gpu_hours allow, or all of a grid. With pbt the
-    population."""
-    gpu_hours: float | None = None
-    """Hours that trials may hold GPUs (CPU cores where there is none), each counted; null: any."""
-    max_concurrent: int = 2
-    """Trials at a time at most; a population runs as the cluster has room for it."""
-    seed: int = 0
-    """Of what is proposed."""
-    warm_start: Sequence[str] = ()
-    """Tables of earlier searches, such as results/search/trials.csv, for tpe to learn from."""
     overrides: Sequence[str] = ()
     """Applied to the cell, such as a shorter schedule."""
 
     def __post_init__(self) -> None:
-        algorithms = ("tpe", "random", "grid", "pbt")
-        require(self.algorithm in algorithms, "algorithm", self.algorithm, ", ".join(algorithms))
-        require(self.scheduler in ("asha", "none"), "scheduler", self.scheduler, "asha or none")
+        super().__post_init__()
         objectives = ("student/miou", "teacher/miou")
         require(self.objective in objectives, "objective", self.objective, " or ".join(objectives))
-        require(self.trials is None or self.trials >= 1, "trials", self.trials, "null, 1 or more")
-        hours = self.gpu_hours
-        require(hours is None or hours > 0, "gpu_hours", hours, "null or above 0")
-        bounded = self.trials is not None or hours is not None or self.algorithm == "grid"
-        require(bounded, "trials", None, "a number, unless gpu_hours is one or it is a grid")
-        require(self.max_concurrent >= 1, "max_concurrent", self.max_concurrent, "1 or more")
         _check_seeds(self.seeds)
 
 

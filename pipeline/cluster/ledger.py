@@ -64,11 +64,15 @@ class Known:
 class Ledger:
     """The trials of one search by number, from 1; kept in `path`."""
 
-    def __init__(self, path: Path, known: Sequence[Known] = (), startup: int = 10) -> None:
+    def __init__(
+        self, path: Path, known: Sequence[Known] = (), startup: int = 10, outside: int = 0
+    ) -> None:
         self.path = path
         self.known = list(known)
         self.startup = startup
         """How many trials a sampler that learns draws at random first."""
+        self.outside = outside
+        """How many points of earlier searches lie outside the space."""
         self.trials: list[Trial] = []
         self.seconds = 0.0
         """For how long trials have held machines, each `unit` counted by itself."""
@@ -87,6 +91,7 @@ class Ledger:
             found = json.loads(path.read_text())
             ledger = cls(path, [Known(**point) for point in found["known"]], found["startup"])
             ledger.seconds, ledger.unit = found["seconds"], found["unit"]
+            ledger.outside = found["outside"]
             for values in found["trials"]:
                 scores = [Score(**score) for score in values.pop("scores")]
                 ledger.trials.append(Trial(**values, scores=scores))
@@ -112,6 +117,7 @@ class Ledger:
         content = {
             "known": [asdict(point) for point in self.known],
             "startup": self.startup,
+            "outside": self.outside,
             "seconds": self.seconds,
             "unit": self.unit,
             "trials": [asdict(trial) for trial in self.trials],

@@ -20,7 +20,6 @@ from ecocseg.errors import ConfigError
 from pipeline.cluster.ledger import Known, Ledger, Trial
 from pipeline.cluster.space import Space
 
-ALGORITHMS = ("tpe", "random", "grid", "pbt")
 RESULT_COLUMNS = ("trial", "miou", "std", "steps", "state")
 """Columns of a search's table that are no parameters."""
 # As good as this is a trial that failed, to the sampler: worse than any other.
@@ -141,7 +140,12 @@ def read_earlier(
 
 def _check_measures(path: Path, measures: Mapping[str, Any]) -> None:
     about = path.with_name("search.json")
-    earlier = json.loads(about.read_text()) if about.is_file() else {}
+    try:
+        earlier = json.loads(about.read_text()) if about.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"search.warm_start: {about} is no JSON ({error}); remove it, or leave {path} out"
+        ) from error
     for name, value in measures.items():
         if name in earlier and earlier[name] != value:
             raise ConfigError(

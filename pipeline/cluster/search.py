@@ -74,10 +74,9 @@ def search(
     space or table of earlier points, UserError when no node can take a trial, Interrupted on
     Ctrl-C.
     """
-    space = parse_space(config.space)
-    check_algorithm(config, space)
+    space, ledger = opened(config, storage)
+    say_what_is_known(config, space, ledger)
     storage = Path(storage).absolute()
-    ledger = _open_ledger(config, space, storage)
     proposer = Proposer(config, space, ledger)
     if not over(config, ledger):
         # The state of a population's member goes when it fails, and its next scores are new ones.
@@ -110,32 +109,46 @@ def search(
     )
 
 
-def check_algorithm(config: SearchConfig, space: Space) -> None:
-    """Raise ConfigError when the algorithm cannot walk through the space."""
+def opened(config: SearchConfig, storage: Path) -> tuple[Space, Ledger]:
+    """The space, and the ledger as an earlier command left it or with the points known before.
+
+    Raises ConfigError for a bad space or table of earlier points, and when the algorithm cannot
+    walk through the space.
+    """
+    space = parse_space(config.space)
+    check_algorithm(config, space)
+    path = Path(storage).absolute() / "state" / f"{config.name}.json"
+    if (ledger := Ledger.load(path)) is not None:
+        return space, ledger
+    # Read once: a search may well write the table that it began with.
+    known, outside = read_earlier(config.warm_start, space, config.measures)
+    startup = 10 if config.trials is None else min(10, max(2, config.trials // 3))
+    return space, Ledger(path, known, startup, outside)
+
+
+def say_what_is_known(config: SearchConfig, space: Space, ledger: Ledger) -> None:
+    """How much of a grid the budget reaches, and what earlier searches gave."""
     if config.algorithm == "grid":
         count, trials = len(space.grid()), config.trials
         if trials is not None and trials < count:
             print(f"search: the first {trials} of the grid's {count} points", file=sys.stderr)
+    if config.warm_start:
+        beyond = f"; {ledger.outside} lie outside the space and are left out"
+        print(
+            f"search: {len(ledger.known)} points of earlier searches are known, as they were read "
+            f"when this search began{beyond if ledger.outside else ''}",
+            file=sys.stderr,
+        )
+
+
+def check_algorithm(config: SearchConfig, space: Space) -> None:
+    """Raise ConfigError when the algorithm cannot walk through the space."""
     for entry in space.entries if config.algorithm == "pbt" else ():
         if entry.values() is not None or entry.when or isinstance(entry.ends()[0], int):
             raise ConfigError(
                 f"space.{entry.name}: pbt changes values while a network trains; allowed are "
                 "uniform and loguniform, without step and when"
             )
-
-
-def _open_ledger(config: SearchConfig, space: Space, storage: Path) -> Ledger:
-    """The ledger as an earlier command left it, or a new one with the points known before."""
-    path = storage / "state" / f"{config.name}.json"
-    if (ledger := Ledger.load(path)) is not None:
-        return ledger
-    # Read once: a search may well write the table that it began with.
-    known, outside = read_earlier(config.warm_start, space, config.measures)
-    if config.warm_start:
-        beyond = f"; {outside} lie outside the space and are left out" if outside else ""
-        print(f"search: {len(known)} points of earlier searches are known{beyond}", file=sys.stderr)
-    startup = 10 if config.trials is None else min(10, max(2, config.trials // 3))
-    return Ledger(path, known, startup)
 
 
 def _fit(

@@ -1,16 +1,16 @@
 """What a search is: fields that decide its outcome, and the budget it may use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ecocseg.config import require
-from pipeline.cluster.proposals import ALGORITHMS
 from pipeline.cluster.trial_worker import digest
+from pipeline.search_choice import SearchChoice
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(SearchChoice):
     """All but the budget, `max_concurrent` and `measures` is the search's identity.
 
     `objective` is "module:function", a generator function called in a worker as
@@ -26,34 +26,14 @@ class SearchConfig:
     settings: Mapping[str, Any]
     max_steps: int
     grace_steps: int
-    algorithm: str = "tpe"
-    scheduler: str = "asha"
-    seed: int = 0
-    warm_start: Sequence[str] = ()
-    trials: int | None = None
-    gpu_hours: float | None = None
-    """Hours that trials may hold GPUs, or CPU cores where they ask for none, each counted."""
-    max_concurrent: int = 1
     measures: Mapping[str, Any] = field(default_factory=dict)
     """What the score is of, in words (`objective`, `evaluation`): earlier results must have it."""
 
     def __post_init__(self) -> None:
-        require(self.algorithm in ALGORITHMS, "algorithm", self.algorithm, ", ".join(ALGORITHMS))
-        require(self.scheduler in ("asha", "none"), "scheduler", self.scheduler, "asha or none")
-        require(self.trials is None or self.trials >= 1, "trials", self.trials, "null, 1 or more")
-        hours = self.gpu_hours
-        require(hours is None or hours > 0, "gpu_hours", hours, "null or above 0")
-        bounded = self.trials is not None or hours is not None or self.algorithm == "grid"
-        require(bounded, "trials", None, "a number, or null with gpu_hours or a grid")
-        require(self.max_concurrent >= 1, "max_concurrent", self.max_concurrent, "1 or more")
+        super().__post_init__()
         require(self.max_steps >= 1, "max_steps", self.max_steps, "1 or more")
         grace = self.grace_steps
         require(1 <= grace <= self.max_steps, "grace_steps", grace, f"1 to {self.max_steps}")
-        if self.algorithm == "pbt":
-            require((self.trials or 0) >= 2, "trials", self.trials, "2 or more, the population")
-        if self.algorithm != "tpe":
-            given = list(self.warm_start)
-            require(not given, "warm_start", given, "[] unless algorithm is tpe, which learns")
 
     @property
     def name(self) -> str:

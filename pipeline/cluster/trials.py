@@ -46,7 +46,11 @@ def best_trial(ledger: Ledger) -> Trial:
 
 def best_overrides(trial: Trial) -> list[str]:
     """A trial's values as command-line overrides."""
-    values = trial.schedule[-1]["values"] if trial.schedule else trial.values
+    return overrides(trial.schedule[-1]["values"] if trial.schedule else trial.values)
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """Values of fields as command-line overrides."""
     return [f"{name}={shown(value)}" for name, value in values.items()]
 
 

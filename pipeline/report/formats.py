@@ -73,6 +73,11 @@ def markdown_table(table: Table, transpose: bool = False) -> str:
             lines.append([label, row.seeds, *(cell(row, *entry) for entry in entries)])
     if transpose:
         lines = [list(line) for line in zip(*lines, strict=True)]
+    return markdown_lines(lines)
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the headings first, as a Markdown table; numbers stand on the right."""
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     padded = [

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from pipeline.report.formats import ABSENT
+from pipeline.report.formats import ABSENT, markdown_lines
 from pipeline.report.search_data import (
     Search,
     Series,
@@ -46,7 +46,7 @@ def trials_markdown(search: Search) -> str:
     ]
     if about["known"]:
         notes.insert(2, f"{about['known']} points of earlier searches were known to the sampler.")
-    return f"# Search\n\n{_table(lines)}\n" + "".join(f"- {note}\n" for note in notes)
+    return f"# Search\n\n{markdown_lines(lines)}\n" + "".join(f"- {note}\n" for note in notes)
 
 
 def sensitivity_markdown(search: Search) -> str | None:
@@ -59,7 +59,7 @@ def sensitivity_markdown(search: Search) -> str | None:
         for series in paper_series(name):
             lines = _sensitivity(search, name, series)
             if lines is not None:
-                parts.append(f"## {symbol(name)} ({series.label})\n\n{_table(lines)}")
+                parts.append(f"## {symbol(name)} ({series.label})\n\n{markdown_lines(lines)}")
     if not parts:
         return None
     note = (
@@ -122,13 +122,3 @@ def _number(value: float) -> str:
 
 def _value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", r"\|")
-
-
-def _table(lines: list[list[str]]) -> str:
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
-    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    padded = [
-        [line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))]
-        for line in (lines[0], ruler, *lines[1:])
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded) + "\n"

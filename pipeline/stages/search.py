@@ -11,11 +11,11 @@ from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
 from pipeline.cluster.launcher import ended_with_launcher
 from pipeline.cluster.ledger import Trial
-from pipeline.cluster.search import Searched, search
+from pipeline.cluster.search import Searched, opened, search
 from pipeline.cluster.search_config import SearchConfig
 from pipeline.cluster.session import ClusterConfig, connect
-from pipeline.cluster.space import Space, parse_space, shown
-from pipeline.cluster.trials import best_overrides, write_result
+from pipeline.cluster.space import Space, parse_space
+from pipeline.cluster.trials import best_overrides, overrides, write_result
 from pipeline.compose import load_yaml
 from pipeline.glance import SEARCH, SEARCH_LOCK
 from pipeline.locks import RunLock
@@ -59,6 +59,8 @@ def run(params: Params) -> None:
     about = describe(params, config, components)
     measures = {name: about[name] for name in ("objective", "evaluation")}
     chosen = replace(search_config(params, raw, config, components), measures=measures)
+    # What is wrong in the settings is told before tracking has a run of it.
+    opened(chosen, _FOLDER)
     # One driver at a time: two would run the same trials.
     tracked = SearchTracking(tracking_config(params), _FOLDER / "tracked", chosen, about)
     # A trial is one process, whatever the recipe is meant for.
@@ -160,13 +162,9 @@ def check_space(params: Params, space: Space, config: Mapping[str, Any]) -> None
         try:
             validate(with_values(config, values))
         except ConfigError as error:
-            raise ConfigError(f"{where}: with {_overrides(values)}: {error}") from error
+            raise ConfigError(f"{where}: with {' '.join(overrides(values))}: {error}") from error
     for end in (0, -1):
-        search_cell(params, _overrides(space.extreme(end)).split())
-
-
-def _overrides(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={shown(value)}" for name, value in values.items())
+        search_cell(params, overrides(space.extreme(end)))
 
 
 def _not_searchable(path: str, config: Mapping[str, Any], algorithm: str) -> str | None:

@@ -15,10 +15,11 @@ from pipeline.cluster.pool import run_all
 from pipeline.cluster.resources import GPU_LABEL, Resources
 from pipeline.cluster.session import ClusterConfig, connect, has_gpu
 from pipeline.cluster.usage import Usage
-from pipeline.environment import git_revision, pick_device
+from pipeline.environment import pick_device
 from pipeline.locks import RunLock, is_held
 from pipeline.mirror import SMOKE, mirrored, pull_finished
 from pipeline.needs import CPU_RUN_GB, spread_needs
+from pipeline.packages import git_revision
 from pipeline.params import Params
 from pipeline.planning import read_plan
 from pipeline.status import record_file, run_directory
@@ -188,7 +189,8 @@ def _grid(
     sources: Mapping[str, str] | None = None,
 ) -> None:
     """Execute `rows`; `sources` names for each run that is a copy the one it is a copy of."""
-    asked = {str(row["run_id"]): resources(params, row) for row in rows}
+    on_gpu = _uses_gpu(params)
+    asked = {str(row["run_id"]): resources(params, row, on_gpu) for row in rows}
     storage, where = params.cluster.storage, SMOKE if function == "execute_smoke" else ""
     beside = f" ({len(sources)} more are copies of them)" if sources else ""
     with live_view(title + beside) as on_progress, mirrored(storage, RESULTS, rows, where):
