@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ from typing import Any
 
 import psutil
 import yaml
+from small_project import copy_project
 
-ROOT = Path(__file__).parents[1]
 LOG_EVERY, STEPS = 2, 40
 OVERRIDES = [
     "schedule.labelled_batch=2",
@@ -52,16 +51,7 @@ class Project:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder, self.environment = folder, environment
-        ignore = shutil.ignore_patterns("__pycache__", "tmp", "cache")
-        for name in ("ecocseg", "pipeline", ".dvc"):
-            shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
-            shutil.copy(ROOT / name, folder)
-        for name, counts in (("game", {"train": 8}), ("camera", {"train": 16, "val": 4})):
-            path = folder / f"pipeline/conf/dataset/streets_{name}.yaml"
-            dataset = yaml.safe_load(path.read_text())
-            dataset["raw"] |= {"counts": counts, "height": 48, "width": 96}
-            path.write_text(yaml.safe_dump(dataset))
+        copy_project(folder)
         self.run("git", "init", "-q")
 
     def configure(

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-# Modules beside this file, by bare name; processes that tests spawn find them too.
-sys.path.insert(0, str(Path(__file__).parent))
+# Modules beside this file, and the benchmarks, by bare name; processes that tests spawn find the
+# former too.
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]
 
 
 def pytest_addoption(parser):

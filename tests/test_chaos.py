@@ -1,14 +1,10 @@
 """A short part of benchmarks/chaos.py: a grid under faults ends as if there were none."""
 
-import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
 import chaos
+import pytest
 from chaos_faults import KINDS, draw
 
 

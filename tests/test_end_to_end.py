@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from small_project import copy_project
 
 from pipeline.records import comparable, read_record, read_records
 from pipeline.run import execute_run
 from pipeline.tracking import TrackingConfig, list_runs
 
-ROOT = Path(__file__).parents[1]
 TINY = [
     "schedule.labelled_batch=2",
     "schedule.unlabelled_batch=2",
@@ -36,19 +35,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        ignore = shutil.ignore_patterns("__pycache__")
-        for package in ("ecocseg", "pipeline"):
-            shutil.copytree(ROOT / package, folder / package, ignore=ignore)
-        shutil.copytree(
-            ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
-        )
-        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
-            shutil.copy(ROOT / name, folder)
-        for name, counts in (("game", {"train": 8}), ("camera", {"train": 16, "val": 4})):
-            path = folder / f"pipeline/conf/dataset/streets_{name}.yaml"
-            dataset = yaml.safe_load(path.read_text())
-            dataset["raw"] |= {"counts": counts, "height": 48, "width": 96}
-            path.write_text(yaml.safe_dump(dataset))
+        copy_project(folder)
         self.environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(folder),

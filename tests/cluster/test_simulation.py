@@ -1,12 +1,6 @@
 """The simulated grid of benchmarks/scale.py, in small: the scheduler's own promises hold in it."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from scale_simulation import simulate
 
 
