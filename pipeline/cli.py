@@ -1,6 +1,7 @@
 """The `ecocseg` command. It imports inside commands, so that --help answers at once."""
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -156,6 +157,9 @@ def _classes_arguments(action: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 on success, 1 for what the user can mend, 130 after Ctrl-C."""
     options = build_parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Below `dvc` it is a pipe, and would say after hours what belongs before them.
+        sys.stdout.reconfigure(line_buffering=True)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     for package in ("ecocseg", "pipeline"):
         logging.getLogger(package).setLevel(logging.INFO)

@@ -48,7 +48,8 @@ def report_page(
     if search is not None:
         parts.append(
             f'<section id="search"><h2>Search of the hyper-parameters</h2>'
-            f'<p class="finding">{escape(search.finding)}</p>{_figures(search.figures)}</section>'
+            f'<p class="finding">{escape(search.finding)}</p>{_figures(search.figures)}'
+            f"{''.join(_folded(*table) for table in search.tables)}</section>"
         )
         links.append(("search", "Search"))
     if overlays:
@@ -191,6 +192,27 @@ def _made(experiments: Sequence[Experiment]) -> str:
         "matrices in <code>results/records/</code>; the selection rule and the protocol stand "
         'under each table and here.</p><div class="scroll"><table class="plain about">'
         f"<tbody>{about}</tbody></table></div>{_rules(experiments)}{table}</section>"
+    )
+
+
+def _folded(title: str, note: str, lines: Sequence[Sequence[str]]) -> str:
+    """A table that opens on a click; cells between `**` are strong, numbers stand on the right."""
+
+    def cell(tag: str, number: int, text: str) -> str:
+        plain = escape(text.strip("*").replace("\\", "").replace("`", ""))
+        shown = f"<strong>{plain}</strong>" if text.startswith("**") else plain
+        return f"<{tag}{_number_class(number > 0)}>{shown}</{tag}>"
+
+    rows = [
+        "".join(cell("th" if place == 0 else "td", i, text) for i, text in enumerate(line))
+        for place, line in enumerate(lines)
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows[1:])
+    told = f"<p>{escape(note.replace('`', ''))}</p>" if note else ""
+    return (
+        f"<details><summary>{escape(title)}</summary>{told}"
+        f'<div class="scroll"><table class="plain"><thead><tr>{rows[0]}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></details>"
     )
 
 

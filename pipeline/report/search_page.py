@@ -7,15 +7,25 @@ from ecocseg.files import atomic_write
 from pipeline.report.canvas import Drawn
 from pipeline.report.search_data import load_search
 from pipeline.report.search_figure import draw_search
-from pipeline.report.search_table import sensitivity_markdown, trials_markdown
+from pipeline.report.search_table import (
+    sensitivity_markdown,
+    sensitivity_note,
+    sensitivity_tables,
+    trials_markdown,
+    trials_table,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSection:
-    """What the page shows of the search: a sentence on the best trial, and figures."""
+    """What the page shows of the search: a sentence on the best trial, figures, tables.
+
+    A table is a title, a note, and lines of cells, the headings first.
+    """
 
     finding: str
     figures: list[Drawn]
+    tables: list[tuple[str, str, list[list[str]]]]
 
 
 def write_search_report(folder: Path) -> list[Path]:
@@ -54,4 +64,9 @@ def search_section(folder: Path, figures: Path) -> SearchSection | None:
         f"Best of {len(search.trials)} trials, with {best['miou']:.1f} ({search.measured}, "
         f"{best['steps']} steps): {values}. results/search/best.yaml holds it."
     )
-    return SearchSection(finding=finding, figures=draw_search(search, figures))
+    tables = [("All trials, best first", "", trials_table(search))]
+    note = sensitivity_note(search)
+    for title, lines in sensitivity_tables(search):
+        tables.append((f"Sensitivity to {title}", note, lines))
+        note = ""
+    return SearchSection(finding=finding, figures=draw_search(search, figures), tables=tables)

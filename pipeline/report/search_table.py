@@ -15,8 +15,11 @@ from pipeline.report.search_data import (
 )
 
 
-def trials_markdown(search: Search) -> str:
-    """Every trial in the order of their scores: those that were trained longest come first."""
+def trials_table(search: Search) -> list[list[str]]:
+    """Headings and every trial in the order of their scores, those that were trained longest first.
+
+    The best score stands between `**`.
+    """
     trials = search.trials.assign(
         rank=search.trials["miou"].where(search.trials["trial"].isin(search.full["trial"]))
     ).sort_values(["rank", "miou", "trial"], ascending=[False, False, True], kind="stable")
@@ -28,7 +31,12 @@ def trials_markdown(search: Search) -> str:
         score = f"**{score}**" if row["trial"] == search.about["best"] else score
         values = [ABSENT if pd.isna(row[name]) else _value(row[name]) for name in search.names]
         lines.append([str(row["trial"]), *values, score, str(row["steps"]), row["state"]])
-    about = search.about
+    return lines
+
+
+def trials_markdown(search: Search) -> str:
+    """`trials_table` with what the scores are of."""
+    lines, about = trials_table(search), search.about
     seeds = ", ".join(map(str, about["seeds"]))
     limits = [(about["budget"]["trials"], "trials"), (about["budget"]["gpu_hours"], "hours")]
     budget = " and ".join(f"{number:g} {unit}" for number, unit in limits if number is not None)
@@ -50,19 +58,34 @@ def trials_markdown(search: Search) -> str:
 
 
 def sensitivity_markdown(search: Search) -> str | None:
+    """`sensitivity_tables` with what they mean; None where there is none."""
+    tables = sensitivity_tables(search)
+    if not tables:
+        return None
+    parts = [f"## {title}\n\n{markdown_lines(lines)}" for title, lines in tables]
+    return f"# Sensitivity in the form of the paper\n\n{sensitivity_note(search)}\n\n" + "\n".join(
+        parts
+    )
+
+
+def sensitivity_tables(search: Search) -> list[tuple[str, list[list[str]]]]:
     """Score at the paper's values of each parameter, from the trials that lie nearest to each.
 
-    None where the paper has nothing on a searched field, and where values changed in training.
+    Titles and lines; none where the paper has nothing on a searched field, and where values changed
+    in training.
     """
-    parts = []
+    found = []
     for name in search.names if not search.about["schedules"] else ():
         for series in paper_series(name):
             lines = _sensitivity(search, name, series)
             if lines is not None:
-                parts.append(f"## {symbol(name)} ({series.label})\n\n{markdown_lines(lines)}")
-    if not parts:
-        return None
-    note = (
+                found.append((f"{symbol(name)} ({series.label})", lines))
+    return found
+
+
+def sensitivity_note(search: Search) -> str:
+    """How the tables of `sensitivity_tables` are to be read."""
+    return (
         f"{search.measured} of the trials with {int(search.full['steps'].max())} steps, each "
         "counted at the paper's value that it lies nearest to (by ratio where the range is "
         "logarithmic): best, mean and number. The paper changed one parameter and fixed the "
@@ -72,7 +95,6 @@ def sensitivity_markdown(search: Search) -> str | None:
         "`table04_threshold_ablation`, `table07_code_length` and "
         "`table14_loss_hyperparameters` are the paper's own grids."
     )
-    return f"# Sensitivity in the form of the paper\n\n{note}\n\n" + "\n".join(parts)
 
 
 def _sensitivity(search: Search, name: str, series: Series) -> list[list[str]] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.report.page import report_page
 from pipeline.report.published import published_table
 from pipeline.report.search_data import categories, paper_series
 from pipeline.report.search_page import search_section, write_search_report
@@ -126,3 +127,25 @@ def test_the_section_says_what_was_best(folder: Path, tmp_path: Path) -> None:
     captions = " ".join(one.caption for one in section.figures)
     assert "3 finished, 3 stopped, 1 failed" in captions
     assert "Left out, since not every trial has them: encoding.threshold" in captions
+
+
+def test_the_page_has_the_trials_and_the_sensitivity_as_tables(
+    folder: Path, tmp_path: Path
+) -> None:
+    section = search_section(folder, tmp_path / "figures")
+    assert section is not None
+    titles = [title for title, _, _ in section.tables]
+    assert titles[0] == "All trials, best first"
+    assert any("Table 14 (supervised, Cityscapes)" in title for title in titles[1:])
+    # How to read the others is said once.
+    assert [bool(note) for _, note, _ in section.tables] == [
+        False,
+        True,
+        *[False] * (len(titles) - 2),
+    ]
+    page = report_page([], section)
+    for _, _, lines in section.tables:
+        assert page.count("<tr>") >= sum(len(lines) for _, _, lines in section.tables)
+        for cell in lines[1]:
+            assert cell.strip("*").replace("<", "&lt;") in page
+    assert page.count("<details>") == len(titles)
