@@ -70,11 +70,13 @@ def rank_accuracy(ranks: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.flo
 def summary(network: Mapping[str, Any]) -> dict[str, float]:
     """The scalars of one network's diagnostics, in percent; those that do not exist are left out.
 
-    ece_bits and ece_classes (pooled), top1_accuracy to top3_accuracy, and, where the encoding
-    corrects bits, right_corrections: the share of corrected bits that became right.
+    ece_bits, ece_classes and of ECOC ece_mean_bits (pooled), top1_accuracy to top3_accuracy, and,
+    where the encoding corrects bits, right_corrections: the share of corrected bits that became
+    right.
     """
     _, top = rank_accuracy(network["rank"])
-    found = {f"{name}": pooled_ece(network[name[4:]]) for name in ("ece_bits", "ece_classes")}
+    kinds = [kind for kind in ("bits", "classes", "mean_bits") if kind in network]
+    found = {f"ece_{kind}": pooled_ece(network[kind]) for kind in kinds}
     found |= {f"top{c + 1}_accuracy": float(value) for c, value in enumerate(top[:3])}
     labels = network["labels"]
     if labels:

@@ -46,11 +46,12 @@ def diagnose(
     """Counts over up to `PIXELS` labelled pixels of each of `rows`, as plain numbers and lists.
 
     The pixels are evenly spaced. pixels: counted ones; rank [N]: pixels whose true class is the
-    first, second, ... nearest; bits and classes: count, confidence (sum) and correct, each
-    [K,bins] by channel and [N,bins] by predicted class; labels: what `Encoding.label_diagnostics`
-    counts. Mode whole: logits are interpolated to the label's size. Mode slide: each window is an
-    image of its own, its label brought to the image's size, so that what lies under several
-    windows counts for each. The model is put into evaluation mode and left in the mode it had.
+    first, second, ... nearest; bits and each of `Encoding.confidences` (classes; of ECOC mean_bits
+    too): count, confidence (sum) and correct, [K,bins] by channel or [N,bins] by predicted class;
+    labels: what `Encoding.label_diagnostics` counts. Mode whole: logits are interpolated to the
+    label's size. Mode slide: each window is an image of its own, its label brought to the image's
+    size, so that what lies under several windows counts for each. The model is put into evaluation
+    mode and left in the mode it had.
     """
     training = model.training
     model.eval()
@@ -111,8 +112,8 @@ def labelled_pixels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def count_pixels(encoding: Encoding, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Counts, int64 on the device, of logits [1,K,1,P] with labels [1,1,P], none of them ignored.
 
-    rank [N]; bits [K,bins,3] and classes [N,bins,3]: count, sum of confidences in `_UNIT`s,
-    correct; label/...: `Encoding.label_diagnostics`.
+    rank [N]; bits [K,bins,3] and each of `Encoding.confidences` [N,bins,3]: count, sum of
+    confidences in `_UNIT`s, correct; label/...: `Encoding.label_diagnostics`.
     """
     scores, target = encoding.class_scores(logits)[0, :, 0], labels[0, 0]
     own = scores.gather(0, target[None])
@@ -124,12 +125,13 @@ def count_pixels(encoding: Encoding, logits: Tensor, labels: Tensor) -> dict[str
     right = (ones >= 0.5) == encoding.bit_targets(labels)[0, :, 0]
     channels = torch.arange(encoding.channels, device=ones.device)[:, None]
     predicted = scores.max(0).indices
-    confidence = encoding.confidence(logits)[0, 0]
+    sure = torch.maximum(ones, 1 - ones)
     found = {
         "rank": tally(rank, encoding.num_classes),
-        "bits": _bins(channels, torch.maximum(ones, 1 - ones), right, encoding.channels),
-        "classes": _bins(predicted, confidence, predicted == target, encoding.num_classes),
+        "bits": _bins(channels, sure, right, encoding.channels),
     }
+    for name, each in encoding.confidences(logits).items():
+        found[name] = _bins(predicted, each[0, 0], predicted == target, encoding.num_classes)
     extra = encoding.label_diagnostics(logits, labels)
     return found | {f"label/{name}": value for name, value in extra.items()}
 
@@ -151,13 +153,13 @@ def _plain(totals: dict[str, Tensor]) -> dict[str, Any]:
         "labels": {},
     }
     for name, value in totals.items():
-        if name in ("bits", "classes"):
+        if name.startswith("label/"):
+            found["labels"][name.removeprefix("label/")] = value.tolist()
+        elif name != "rank":
             count, confidence, correct = value.unbind(2)
             found[name] = {
                 "count": count.tolist(),
                 "confidence": (confidence.double() * _UNIT).tolist(),
                 "correct": correct.tolist(),
             }
-        elif name.startswith("label/"):
-            found["labels"][name.removeprefix("label/")] = value.tolist()
     return found

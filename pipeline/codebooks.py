@@ -20,6 +20,7 @@ from ecocseg.codes.build import BUILDERS, NEED_NAMES
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.embeddings import embed
 from ecocseg.codes.semantic import meaning_correlation
+from ecocseg.codes.temperature import SHARE, auto_temperature
 from ecocseg.data.classes import CAMVID_11, CITYSCAPES_19, CLASS_TABLES, class_table
 from ecocseg.errors import ConfigError
 
@@ -211,7 +212,7 @@ def _print(entries: list[Entry], title: str, length: int) -> None:
         title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     table.add_column("codebook", no_wrap=True)
-    headings = ("d_min_r", "bound", "gap", "d_min_c", "N-d_max_c", "bound", "meaning", "s")
+    headings = ("d_min_r", "bound", "gap", "d_min_c", "N-d_max_c", "bound", "meaning", "tau", "s")
     for heading in headings:
         table.add_column(heading, justify="right")
     for entry in entries:
@@ -232,6 +233,7 @@ def _print(entries: list[Entry], title: str, length: int) -> None:
             str(farthest),
             str(separation_bound(book.num_classes, book.length)),
             _number(entry.correlation, 2),
+            _number(auto_temperature(book), 3),
             _number(entry.seconds, 1),
         )
     Console(file=sys.stdout).print(table)
@@ -247,7 +249,8 @@ def _explain() -> None:
         "d_min_r: smallest distance of two rows. d_min_c, d_max_c: smallest and largest of two\n"
         "columns. bound: no code of this size can have more (the second one: of the smaller of\n"
         "d_min_c and N - d_max_c). gap: bound less d_min_r. meaning: Spearman correlation of code\n"
-        "distance with the semantic distance of the class names. s: seconds it took to make."
+        "distance with the semantic distance of the class names. tau: temperature: auto, the\n"
+        f"largest at which every class can reach {SHARE}. s: seconds it took to make."
     )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ecocseg import Codebook
 from ecocseg.codes.build import BUILDERS
+from ecocseg.codes.temperature import auto_temperature
 from ecocseg.data.classes import CITYSCAPES_19
 from pipeline.cli import main
 from pipeline.codebooks import BENCHMARKS
@@ -29,8 +30,8 @@ def codebook(capsys, *arguments):
 def figures(lines):
     """Of each builder the cells of its row."""
     rows = [line.split() for line in lines]
-    # A row has a name and eight figures, or dashes for them.
-    return {row[0]: row[1:] for row in rows if len(row) == 9 and set(row[1]) <= set("-0123456789")}
+    # A row has a name and nine figures, or dashes for them.
+    return {row[0]: row[1:] for row in rows if len(row) == 10 and set(row[1]) <= set("-0123456789")}
 
 
 def test_the_benchmarks_have_names_with_embeddings():
@@ -48,8 +49,8 @@ def test_compare_lists_every_builder(capsys):
     table = figures(lines)
     assert list(table) == list(BUILDERS)
     # Its columns are too many beyond ten classes.
-    assert table.pop("exhaustive") == ["-"] * 8
-    for name, (rows, bound, gap, near, far, columns, meaning, _) in table.items():
+    assert table.pop("exhaustive") == ["-"] * 9
+    for name, (rows, bound, gap, near, far, columns, meaning, tau, _) in table.items():
         book = Codebook.build(name, class_names=CITYSCAPES_19.names, length=40, draws=2000)
         assert int(rows) == book.min_row_distance
         assert int(near) == book.min_column_distance
@@ -57,6 +58,7 @@ def test_compare_lists_every_builder(capsys):
         assert int(gap) == int(bound) - int(rows) >= 0
         assert min(int(near), int(far)) <= int(columns)
         assert meaning == "-" or -1 <= float(meaning) <= 1
+        assert float(tau) == pytest.approx(auto_temperature(book), abs=5e-4)
     assert [table[name][0] for name in ("hadamard", "optimised")] == ["20", "20"]
     assert table["text"][1] == "20"
     assert float(table["text-optimised"][6]) > 0.9

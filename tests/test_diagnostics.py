@@ -21,6 +21,7 @@ CELLS = [
     ("one-hot", {}),
     ("ecoc", {"length": 12}),
     ("ecoc", {"codebook": "one-hot", "threshold": 0.8}),
+    ("ecoc", {"length": 12, "temperature": "auto", "confidence": "class"}),
 ]
 
 
@@ -66,7 +67,8 @@ def test_counts_are_those_of_a_loop_over_pixels(encoding):
         for k, (p, bit) in enumerate(zip(ones[i], codeword, strict=True)):
             binned(max(p, 1 - p), (p >= 0.5) == bit, k, bits)
     assert found["rank"].tolist() == rank
-    for name, expected in (("bits", bits), ("classes", classes)):
+    of_bits = hasattr(encoding, "book") and encoding.config.confidence == "bits"
+    for name, expected in (("bits", bits), ("mean_bits" if of_bits else "classes", classes)):
         wanted = torch.tensor(expected)
         assert torch.equal(found[name][..., 0], wanted[..., 0].long())
         assert torch.equal(found[name][..., 2], wanted[..., 2].long())
@@ -96,6 +98,7 @@ def test_only_ecoc_counts_candidates_and_corrections():
     assert set(one_hot) == {"rank", "bits", "classes"}
     encoding = build_encoding(*CELLS[2], NAMES)
     found = count_pixels(encoding, logits, labels)
+    assert {"bits", "classes", "mean_bits"} < set(found)
     pseudo = encoding.pseudo_label(logits)
     assert found["label/correction"] / 300 == pytest.approx(pseudo.statistics["correction"].item())
     assert found["label/difference"] / 300 == pytest.approx(pseudo.statistics["difference"].item())

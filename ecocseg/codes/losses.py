@@ -11,6 +11,7 @@ from ecocseg.codes import kernels
 from ecocseg.codes.bit_loss import Setting, loss_and_slope, slope_like
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.pixels import check_logits, compute_dtype
+from ecocseg.codes.temperature import Temperature, check_temperature, resolve_temperature
 from ecocseg.errors import ConfigError
 from ecocseg.types import IGNORE
 
@@ -32,7 +33,8 @@ class ECOCLoss(nn.Module):
 
     `denominator` of the contrast: "paper" holds the positive and all codewords but the target,
     "codebook" (the released code) holds the N codewords only; they differ only for target bits
-    that are no codeword. Raises ConfigError when a value is out of range.
+    that are no codeword. `temperature` "auto" is `auto_temperature` of the codebook. Raises
+    ConfigError when a value is out of range.
     """
 
     def __init__(
@@ -40,14 +42,17 @@ class ECOCLoss(nn.Module):
         book: Codebook,
         distance_weight: float = 5.0,
         contrast_weight: float = 2.0,
-        temperature: float = 0.5,
+        temperature: Temperature = 0.5,
         denominator: Denominator = "paper",
     ) -> None:
         super().__init__()
         check_loss(distance_weight, contrast_weight, temperature, denominator)
         self.book = book
         self.setting = Setting(
-            distance_weight, contrast_weight, temperature, denominator == "paper"
+            distance_weight,
+            contrast_weight,
+            resolve_temperature(book, temperature),
+            denominator == "paper",
         )
 
     def forward(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> ECOCTerms:
@@ -74,15 +79,14 @@ class ECOCLoss(nn.Module):
 
 
 def check_loss(
-    distance_weight: float, contrast_weight: float, temperature: float, denominator: str
+    distance_weight: float, contrast_weight: float, temperature: Temperature, denominator: str
 ) -> None:
     """Raise ConfigError when an option of the loss is out of range."""
     weights = {"distance_weight": distance_weight, "contrast_weight": contrast_weight}
     for field, value in weights.items():
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{field}: got {value}, allowed 0 or more; 0 leaves the term out")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature: got {temperature}, allowed above 0; the paper has 0.5")
+    check_temperature(temperature)
     if denominator not in DENOMINATORS:
         raise ConfigError(f"denominator: got {denominator!r}, allowed {', '.join(DENOMINATORS)}")
 

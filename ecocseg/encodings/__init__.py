@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ecocseg.encodings.base import Encoding
 from ecocseg.encodings.ecoc import ECOCConfig, ECOCEncoding
@@ -32,14 +32,14 @@ def encoding_config(name: str, config: Mapping[str, Any]) -> OneHotConfig | ECOC
     hints = get_type_hints(kind)
     for field, value in config.items():
         if not _fits(value, hints[field]):
-            wanted = " or ".join(each.__name__ for each in _kinds(hints[field]))
+            wanted = " or ".join(dict.fromkeys(each.__name__ for each in _kinds(hints[field])))
             raise ConfigError(f"encoding.{field}: got {value!r}, allowed is a value of {wanted}")
     return kind(**config)
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
-    if get_origin(hint) is UnionType:
-        return get_args(hint)
+    if get_origin(hint) in (UnionType, Union):
+        return tuple(kind for part in get_args(hint) for kind in _kinds(part))
     return (str,) if get_origin(hint) is Literal else (hint,)
 
 

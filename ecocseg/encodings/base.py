@@ -114,6 +114,13 @@ class Encoding(nn.Module, ABC):
         """Plain values that a reader of `label_diagnostics` needs to know. Nothing by default."""
         return {}
 
+    def confidences(self, logits: Tensor) -> Mapping[str, Tensor]:
+        """Confidences in the decoded class worth a reliability diagram: [B,K,H,W] -> [B,H,W] each.
+
+        "classes" is a probability of the class; an encoding may have others.
+        """
+        return {"classes": self.confidence(logits)}
+
     def pixel_quality(self, confidence: Tensor, valid: Tensor | None) -> Tensor:
         """Loss weight of each pixel [B,H,W] from its confidence: Eq. 47 (image) or 48 (pixel)."""
         if self.quality == "image":

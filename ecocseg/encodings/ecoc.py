@@ -14,11 +14,13 @@ from ecocseg.codes.losses import Denominator, ECOCLoss, check_loss
 from ecocseg.codes.mining import check_mining, code_bits, denoise, mine_reliable_bits
 from ecocseg.codes.pixels import compute_dtype
 from ecocseg.codes.statistics import THRESHOLDS, label_statistics
+from ecocseg.codes.temperature import Temperature, auto_temperature, class_probabilities
 from ecocseg.encodings.base import Encoding, Quality, check_quality_fields
 from ecocseg.errors import ConfigError
 from ecocseg.types import IGNORE, PseudoLabel, Terms
 
 Labels = Literal["hybrid", "code", "bit"]
+Confidence = Literal["bits", "class"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,15 @@ class ECOCConfig:
     """Weight of pseudo-labels: share of confident pixels (image) or confident or not (pixel)."""
     quality_threshold: float = 0.968
     """tau' of the quality weight, 0..1."""
+    confidence: Confidence = "bits"
+    """Confidence of a pixel: bits, the mean of its bits' (the paper), or class, the probability of
+    its class as in `class_probabilities`, which means the same as one-hot's."""
     distance_weight: float = 5.0
     """lambda1, 0 or more."""
     contrast_weight: float = 2.0
     """lambda2, 0 or more."""
-    temperature: float = 0.5
-    """tau of the contrast, above 0."""
+    temperature: Temperature = 0.5
+    """tau of the contrast, above 0; auto: `auto_temperature` of the codebook."""
     denominator: Denominator = "paper"
     """Denominator of the contrast, as in `ECOCLoss`."""
 
@@ -62,6 +67,10 @@ class ECOCConfig:
             raise ConfigError(f"length: got {self.length}, allowed 1 or more; the paper has 40")
         if self.labels not in get_args(Labels):
             raise ConfigError(f"labels: got {self.labels!r}, allowed {', '.join(get_args(Labels))}")
+        if self.confidence not in get_args(Confidence):
+            raise ConfigError(
+                f"confidence: got {self.confidence!r}, allowed {', '.join(get_args(Confidence))}"
+            )
         check_mining(self.threshold, self.max_candidates)
         check_quality_fields(self.quality, self.quality_threshold)
         check_loss(self.distance_weight, self.contrast_weight, self.temperature, self.denominator)
@@ -87,6 +96,10 @@ class ECOCEncoding(Encoding):
             config.temperature,
             config.denominator,
         )
+        self.temperature = self._loss.setting.temperature
+        """tau of the contrast as a number."""
+        # Above it no pixel could be sure of its class.
+        self._class_temperature = min(self.temperature, auto_temperature(book))
 
     def loss(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Terms:
         """`ECOCLoss`; parts: bce, distance, contrast."""
@@ -107,14 +120,32 @@ class ECOCEncoding(Encoding):
         """Minus the soft Hamming distance, as a share of the K bits."""
         return soft_hamming_distance(logits, self.book).div(-self.book.length)
 
+    def class_probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of each class [B,N,H,W], as the contrast is trained to give it.
+
+        At tau, or at `auto_temperature` where that is smaller: above it no pixel could be sure.
+        """
+        return class_probabilities(logits, self.book, self._class_temperature)
+
     def confidence(self, logits: Tensor) -> Tensor:
-        """Mean over the K bits of max(p, 1 - p)."""
+        """Mean over the K bits of max(p, 1 - p), or the probability of the nearest class."""
+        kind = "classes" if self.config.confidence == "class" else "mean_bits"
+        return self.confidences(logits)[kind]
+
+    def confidences(self, logits: Tensor) -> Mapping[str, Tensor]:
+        """classes: the probability of the nearest class; mean_bits: mean over K of max(p, 1 - p).
+
+        Which of the two `confidence` is, the configuration says.
+        """
         ones = self.bit_probabilities(logits)
-        return torch.maximum(ones, 1 - ones).mean(1)
+        return {
+            "classes": self.label_confidence(logits, self.decode(logits)),
+            "mean_bits": torch.maximum(ones, 1 - ones).mean(1),
+        }
 
     def label_confidence(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the K bits of the probability that the bit is the label's codeword's."""
-        return 1 + self.class_scores(logits).gather(1, labels[:, None])[:, 0]
+        """Probability of the label's class: single bits tell similar classes hardly apart."""
+        return self.class_probabilities(logits).gather(1, labels[:, None])[:, 0]
 
     def logits_of(self, probabilities: Tensor) -> Tensor:
         """Log odds; of 0 and 1 those of the nearest numbers that have any."""
@@ -159,13 +190,17 @@ class ECOCEncoding(Encoding):
         return {"candidates": mined.candidates, "differing bits": differ.sum(1)}
 
     def facts(self) -> Mapping[str, Any]:
-        """The codebook's rows as texts of 0 and 1, and the T of the sweep."""
+        """The codebook's rows as texts of 0 and 1, the T of the sweep, and tau."""
         rows = ["".join("1" if bit else "0" for bit in row) for row in self.book.bits.tolist()]
-        return {"codebook": rows, "thresholds": list(THRESHOLDS)}
+        return {
+            "codebook": rows,
+            "thresholds": list(THRESHOLDS),
+            "temperature": self.temperature,
+        }
 
     @torch.no_grad()
     def pseudo_label(self, logits: Tensor, valid: Tensor | None = None) -> PseudoLabel:
-        """Hybrid labels (or code-wise, or bit-wise ones) and the confidence of the bits.
+        """Hybrid labels (or code-wise, or bit-wise ones) and how sure they are.
 
         Statistics: confidence, quality, mask_share (mean of M), candidates (mean), difference
         (bits per pixel on which code-wise and bit-wise labels differ), correction (those in M).
@@ -176,11 +211,14 @@ class ECOCEncoding(Encoding):
             targets = found.bits
         else:
             targets = logits >= 0 if config.labels == "bit" else code_bits(found.labels, self.book)
-        quality = self.pixel_quality(found.confidence, valid)
+        confidence = found.confidence
+        if config.confidence == "class":
+            confidence = self.label_confidence(logits, found.labels)
+        quality = self.pixel_quality(confidence, valid)
         pixels = max(found.labels.numel(), 1)
         difference, correction, masked = (found.counts / pixels).unbind()
         statistics = {
-            "confidence": found.confidence.mean(),
+            "confidence": confidence.mean(),
             "quality": quality.mean(),
             "mask_share": masked / self.book.length,
             "candidates": found.candidates.sum() / pixels,
@@ -190,7 +228,7 @@ class ECOCEncoding(Encoding):
         return PseudoLabel(
             targets=targets,
             labels=found.labels,
-            confidence=found.confidence,
+            confidence=confidence,
             quality=quality,
             statistics=statistics,
         )

@@ -38,6 +38,12 @@ _NEAREST = 6
 _MOST_BOOKS = 9
 _FEWEST = 0.1  # percent of the decisions: what a bin must hold to be shown
 _COLUMNS = ("count", "confidence", "correct")
+_RELIABLE = {
+    "bits": "Bits",
+    "classes": "Classes, by their probability",
+    "mean_bits": "Classes, by the mean of their bits",
+}
+"""What has a reliability diagram, and its title."""
 
 
 def draw_diagnostics(experiment: Experiment, folder: Path) -> list[Drawn]:
@@ -139,15 +145,18 @@ def _nearest(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Drawn
 
 
 def _reliability(cells: Sequence[Cell], experiment: Experiment, path: Path) -> Drawn:
-    """Accuracy over confidence, of bits and of classes; beneath, how the confidences spread."""
-    with canvas(path, 2, 2, 2.6) as axes:
+    """Accuracy over confidence of bits and classes; beneath, how the confidences spread."""
+    kinds = [kind for kind in _RELIABLE if any(_has(cell, kind) for cell in cells)]
+    with canvas(path, 2, len(kinds), 2.6) as axes:
         grid = axes[0].get_gridspec()
         assert grid is not None
         grid.set_height_ratios([1.0, 0.42])
-        for column, (kind, title) in enumerate((("bits", "Bits"), ("classes", "Classes"))):
-            upper, lower = axes[column], axes[2 + column]
+        for column, kind in enumerate(kinds):
+            upper, lower = axes[column], axes[len(kinds) + column]
             upper.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
             for i, cell in enumerate(cells):
+                if not _has(cell, kind):
+                    continue
                 tables = [network[kind] for network in scored_networks(cell)]
                 error = statistic([pooled_ece(table) for table in tables])
                 points = reliability(*(_pooled(tables, name) for name in _COLUMNS))
@@ -162,7 +171,7 @@ def _reliability(cells: Sequence[Cell], experiment: Experiment, path: Path) -> D
                 width = 8.0 / len(cells)
                 at = 10 * np.arange(len(points.share)) + 1.0 + (i + 0.5) * width
                 lower.bar(at, points.share, width * 0.95, color=colour(cell, experiment))
-            upper.set_title(f"{title}; ECE in %")
+            upper.set_title(f"{_RELIABLE[kind]}; ECE in %")
             upper.legend(loc="upper left", fontsize=7.5 if len(cells) < 5 else 6.2)
             upper.set_ylim(0, 100)
             lower.set_ylim(bottom=0)
@@ -171,17 +180,22 @@ def _reliability(cells: Sequence[Cell], experiment: Experiment, path: Path) -> D
             for axis in (upper, lower):
                 axis.set_xlim(0, 100)
         axes[0].set_ylabel("accuracy (%)")
-        axes[2].set_ylabel("share (%)")
+        axes[len(kinds)].set_ylabel("share (%)")
     return Drawn(
         path=path,
         caption="Reliability (the paper's Figure 8): accuracy over confidence in bins of 0.1, of "
-        "single bits (one-hot: channels of the softmax) and of classes; below, the share of "
+        "single bits (one-hot: channels of the softmax) and of classes: by the probability of the "
+        "class, of ECOC by the mean confidence of its bits too; below, the share of "
         f"decisions in each bin. Bins with less than {_FEWEST} % are not shown above. ECE is the "
         "mean gap to the dotted line, mean of the seeds. "
         f"ECE of each bit by itself: {_apart(cells, 'bits')}; of each predicted class: "
         f"{_apart(cells, 'classes')}. The {scored_roles(cells)} "
         f"{where_counted(cells, scored_networks(cells[0]))}, added up in the diagram.",
     )
+
+
+def _has(cell: Cell, kind: str) -> bool:
+    return all(kind in network for network in scored_networks(cell))
 
 
 def _apart(cells: Sequence[Cell], kind: str) -> str:

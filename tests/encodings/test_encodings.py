@@ -18,6 +18,7 @@ CELLS = [
     ("ecoc", {"length": 12, "labels": "code", "codebook": "mmd", "codebook_seed": 3}),
     ("ecoc", {"length": 12, "labels": "bit", "denominator": "codebook", "max_candidates": 2}),
     ("ecoc", {"codebook": "one-hot", "threshold": 0.8}),
+    ("ecoc", {"length": 12, "temperature": "auto", "confidence": "class"}),
 ]
 
 
@@ -239,6 +240,9 @@ def test_a_saved_codebook_is_used_and_checked(tmp_path):
         ("ecoc", {"distance_weight": -1}, "distance_weight"),
         ("ecoc", {"contrast_weight": -1}, "contrast_weight"),
         ("ecoc", {"temperature": 0}, "temperature"),
+        ("ecoc", {"temperature": "warm"}, "temperature: got 'warm', allowed above 0, or auto"),
+        ("ecoc", {"temperature": None}, "encoding.temperature: got None, allowed .* float or str"),
+        ("ecoc", {"confidence": "pixel"}, "allowed bits, class"),
         ("ecoc", {"denominator": "all"}, "denominator"),
     ],
 )
@@ -247,6 +251,39 @@ def test_a_wrong_option_is_refused(name, options, says):
         encoding_config(name, options)
     with pytest.raises(UserError):
         build_encoding(name, options, NAMES)
+
+
+def test_confidence_of_a_class_is_a_probability_as_one_hots():
+    options = {"length": 12, "temperature": "auto", "confidence": "class", "quality": "pixel"}
+    encoding = build_encoding("ecoc", {**options, "quality_threshold": 0.9}, NAMES)
+    labels = torch.randint(0, 7, (2, 6, 8))
+    # At its own codeword every class is sure, whatever the length of the logits.
+    sure = (encoding.encode(labels).float() * 2 - 1) * 0.01
+    pseudo = encoding.pseudo_label(sure)
+    assert torch.equal(pseudo.labels, labels)
+    assert pseudo.confidence.min() > 0.99 - 1e-6
+    assert pseudo.quality.all()
+    # Halfway between two codewords each has half of it.
+    first, second = encoding.book.signed[0], encoding.book.signed[1]
+    halfway = encoding.class_probabilities((first + second).view(1, 12, 1, 1)).flatten()
+    assert halfway[0] == halfway[1]
+    logits = teacher(encoding)
+    pseudo = encoding.pseudo_label(logits)
+    own = encoding.class_probabilities(logits).gather(1, pseudo.labels[:, None])[:, 0]
+    assert torch.equal(pseudo.confidence, own)
+    assert torch.equal(encoding.confidence(logits), own)
+    assert encoding.facts()["temperature"] == encoding.temperature == pytest.approx(0.1, abs=0.08)
+
+
+def test_a_large_tau_does_not_blur_the_confidence_of_a_label():
+    """With the paper's tau no share of a class exceeds 0.3 to 0.5: OHEM would drop no pixel."""
+    encoding = build_encoding("ecoc", {"length": 12}, NAMES)
+    labels = torch.randint(0, 7, (2, 6, 8))
+    right = (encoding.encode(labels).float() * 2 - 1) * 5
+    assert encoding.label_confidence(right, labels).min() > 0.98
+    # A class taken for another one with every bit certain is a hard pixel.
+    wrong = (labels + 1) % 7
+    assert encoding.label_confidence(right, wrong).max() < 0.01
 
 
 def test_the_defaults_are_the_papers():

@@ -5,6 +5,7 @@ import torch
 from method_parts import NAMES, H, PixelNet, W, context, generator, sample
 from torch.nn import functional as F
 
+from ecocseg.codes.temperature import auto_temperature
 from ecocseg.data.augment import strong_view
 from ecocseg.data.mixing import cutmix_mask
 from ecocseg.encodings import build_encoding
@@ -151,8 +152,11 @@ def test_hard_pixels_against_the_sorted_list(name, threshold, least):
                 if name == "one-hot":
                     value = float(logits[b, :, y, x].softmax(0)[label])
                 else:
-                    p = torch.sigmoid(logits[b, :, y, x])
-                    value = float(torch.where(encoding.book.bits[label], p, 1 - p).mean())
+                    # A softmax over classes: of single bits similar classes share the most.
+                    z = logits[b, :, y, x].double()
+                    cosines = F.cosine_similarity(z[None], encoding.book.signed.double())
+                    tau = auto_temperature(encoding.book)
+                    value = float((cosines / tau).softmax(0)[label])
                 confidences[b, y, x] = value
     ordered = sorted(confidences.values())
     limit = threshold

@@ -162,7 +162,7 @@ def test_the_reliability_diagram_names_its_errors(make, results, tmp_path, drawn
         assert line.get_xdata() == pytest.approx([55, 65, 75, 85, 95])
         assert line.get_ydata() == pytest.approx([90] * 5)
     assert "each bit by itself: DACS (one-hot) 17.0 to 17.0, DACS (ECOC) 17.0 to 17.0" in caption
-    classes = named(drawn_axes, "Classes; ECE")
+    classes = named(drawn_axes, "Classes, by their probability; ECE")
     assert len(classes.lines[1].get_xdata()) == 8
 
 
