@@ -76,7 +76,7 @@ def class_probabilities(logits: Tensor, book: Codebook, temperature: float) -> T
     dtype = compute_dtype(logits)
     with full_precision(logits):
         z = logits.to(dtype).flatten(2)
-        # So that no square overflows; vectors as short as this have no direction in the loss either.
+        # So that no square overflows. As short a vector has no direction in the loss either.
         z = z / z.abs().amax(1, keepdim=True).clamp_min(_SHORTEST)
         norm = torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(_SHORTEST)
         similarity = torch.matmul(book.place(logits.device, dtype), z) / norm
