@@ -211,6 +211,9 @@ def batches(
     loader = DataLoader(
         StepBatches(streams, seed, rank, size),
         batch_size=None,
+        # It seeds readers, whose global generators nothing uses; without one the caller's is drawn
+        # from.
+        generator=generator(seed, "loader", start),
         sampler=range(start, stop),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

@@ -17,16 +17,20 @@ log = logging.getLogger(__name__)
 
 
 class EpochSampler:
-    """Reshuffled passes over `length` items, cut into batches; batches may span two passes.
+    """Reshuffled passes over `length` items, cut into batches that hold no item twice.
 
-    Every pass holds each item once. The order of a pass depends on the seed and its number only,
-    so `indices(step)` needs no history: that is the whole sampler state of a checkpoint.
+    A pass ends with its last full batch, as with the public code's loaders (drop_last): what is
+    left over is not read, and is other items in the next pass. Where a batch takes more than all
+    items, passes follow each other without a gap instead, so that it repeats whole passes.
+    The order of a pass depends on the seed and its number only, so `indices(step)` needs no
+    history: that is the whole sampler state of a checkpoint.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int) -> None:
         require(length > 0, "length", length, "1 or more images")
         require(batch_size > 0, "batch_size", batch_size, "1 or more")
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self._used = length - length % batch_size if length >= batch_size else length
         self._pass_number = -1
         self._order: list[int] = []
 
@@ -36,7 +40,7 @@ class EpochSampler:
         return [self._item(position) for position in range(start, start + self.batch_size)]
 
     def _item(self, position: int) -> int:
-        number, place = divmod(position, self.length)
+        number, place = divmod(position, self._used)
         if number != self._pass_number:
             order = torch.randperm(self.length, generator=generator(self.seed, "pass", number))
             self._order, self._pass_number = order.tolist(), number

@@ -24,11 +24,17 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 @contextmanager
-def seeded(seed: int, *names: str | int) -> Iterator[None]:
+def seeded(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's global generators inside the block, for code that takes no generator.
 
-    The CPU generator's state before the block is restored after it.
+    That of the CPU and, where it is a GPU, that of `device`; both have their states of before the
+    block after it, and no other one is touched.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, *names))
+    gpu = device if device is not None and device.type == "cuda" else None
+    value = derive(seed, *names)
+    with torch.random.fork_rng([] if gpu is None else [gpu]):
+        torch.default_generator.manual_seed(value)
+        if gpu is not None:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(value)
         yield

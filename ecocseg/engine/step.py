@@ -17,7 +17,7 @@ from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.engine.divergence import gradient_norm
 from ecocseg.engine.optim import build_optimizer
 from ecocseg.engine.schedule import FitConfig
-from ecocseg.engine.seed import derive
+from ecocseg.engine.seed import seeded
 from ecocseg.errors import ConfigError
 from ecocseg.methods.base import Context, Method
 from ecocseg.models.checkpointing import checkpoint_blocks
@@ -105,9 +105,17 @@ class Learner:
     def train_step(
         self, batch: Mapping[str, Sample], place: int, length: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Step `place` of the `length` of a stage: scalars for the curves, norm of the gradient."""
+        """Step `place` of the `length` of a stage: scalars for the curves, norm of the gradient.
+
+        It leaves torch's global generators as they were.
+        """
         # Dropout takes no generator: seeding by step makes it a function of the step too.
-        torch.manual_seed(derive(self.seed, "step", self.step))
+        with seeded(self.seed, "step", self.step, device=self.device):
+            return self._train_step(batch, place, length)
+
+    def _train_step(
+        self, batch: Mapping[str, Sample], place: int, length: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
         self.student.train()
         if self.teacher is not None:
             self.method.prepare_teacher(self.teacher)

@@ -1,7 +1,9 @@
 import copy
 import math
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from states import assert_equal
@@ -96,6 +98,26 @@ def test_seeds_differ(tiny_run):
     ]  # fmt: skip
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_callers_draws_are_its_own(tiny_run, workers):
+    """Between two events the global generators give what they give without any training."""
+
+    def draw():
+        return torch.rand(2).tolist(), random.random(), np.random.random()
+
+    def begin():
+        torch.manual_seed(7)
+        random.seed(7)
+        np.random.seed(7)
+
+    run = tiny_run("mic", "ecoc", steps=3, evaluate_every=2, quality=0.5, loader_workers=workers)
+    begin()
+    drawn = [draw() for _ in run.events()]
+    begin()
+    assert drawn == [draw() for _ in drawn]
+    assert len(drawn) > 3
 
 
 @pytest.mark.parametrize("decay", [0.6, 0.999])
