@@ -17,6 +17,7 @@ from ecocseg.data.manifest import (
 )
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.files import atomic_write, sha256_file
+from ecocseg.models.packaged import packaged
 from ecocseg.models.weights import is_file
 from pipeline.compose import compose_config, load_yaml, names
 from pipeline.cost import check_batches, run_cost
@@ -220,7 +221,7 @@ def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:
 def file_fingerprints(components: Components) -> dict[str, str | None]:
     """Checksums of the files that a configuration names: other content is another run.
 
-    Raises ConfigError when one of them is not there.
+    Weights of a package have a checksum that is known here, whether it is installed or not. Raises ConfigError when one of them is not there.
     """
     benchmark, weights = components.benchmark, components.model.weights
     named = {
@@ -239,6 +240,9 @@ def file_fingerprints(components: Components) -> dict[str, str | None]:
         if not Path(name).is_file():
             raise ConfigError(f"{field}: {name} is not there; give the path of an existing file")
         found[field] = sha256_file(Path(name))
+    of_package = packaged(weights)
+    if of_package is not None:
+        found["model.weights"] = of_package.sha256
     return found
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,7 @@ def predict(
     options = dict(record["spec"]["encoding"])
     encoding = build_encoding(options.pop("name"), options, record["classes"]).to(device)
     # The checkpoint replaces every weight: none need be fetched for it.
-    untrained = replace(components.model, weights="none")
-    model = build_model(untrained, encoding.channels).to(device).eval()
+    model = build_model(components.model, encoding.channels, load=False).to(device).eval()
     # The network of a run that was not computed itself is that of its original.
     folder = run_directory(results, record.get("same_as", run_id))
     name = BEST if weights == "best" else LAST

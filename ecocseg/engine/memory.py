@@ -232,6 +232,7 @@ class _Network:
         self.largest = 0
         """Bytes of the largest call with gradient."""
         self.passes: list[Pass] = []
+        self.mean = torch.empty(1, 3, 1, 1, device=META)
 
     def outputs(self, images: Tensor, random: torch.Generator) -> Outputs:
         """As `Segmenter.outputs`."""

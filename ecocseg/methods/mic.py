@@ -21,7 +21,7 @@ from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
 from ecocseg.methods.base import Context, Loss, Method, heads_loss, require_alike
 from ecocseg.methods.dacs import DACS
-from ecocseg.types import IMAGE_MEAN, PseudoLabel
+from ecocseg.types import PseudoLabel
 
 INNER = ("dacs", "daformer")
 
@@ -108,7 +108,7 @@ class MIC(Method):
     def masked(self, context: Context, target: Sample) -> Tensor:
         """Colour-augmented target images [B,3,H,W] with hidden blocks.
 
-        A hidden pixel has ImageNet's mean colour, which the network's normalisation makes 0.
+        A hidden pixel has the mean colour that the network's normalisation makes 0.
         """
         jitter = self.inner.config
         images = domain_view(
@@ -118,5 +118,4 @@ class MIC(Method):
         shown = block_mask(
             batch, height, width, self.config.mask_block, self.config.mask_ratio, context.random
         ).to(images.device)
-        mean = images.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)
-        return torch.where(shown[:, None], images, mean)
+        return torch.where(shown[:, None], images, context.student.mean)

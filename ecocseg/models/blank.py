@@ -1,7 +1,6 @@
 """Networks without storage: for counting what they take, quickly and with no memory for them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ def blank_model(config: ModelConfig, channels: int) -> Segmenter:
     Raises what `build_model` raises.
     """
     with Blank():
-        network = build_model(replace(config, weights="none", weights_sha256=None), channels)
+        network = build_model(config, channels, load=False)
     return network.to(device=META)
 
 

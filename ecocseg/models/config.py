@@ -6,6 +6,7 @@ from typing import Literal
 
 from ecocseg.config import require, unknown
 from ecocseg.errors import ConfigError
+from ecocseg.models.packaged import packaged
 
 OWN_DECODERS = (
     "daformer",
@@ -47,11 +48,13 @@ class ModelConfig:
     adaptation), deeplabv3plus_dense (UniMatch), dpt_vit (UniMatch V2), pspnet_siamese (pairs of
     images), unet_slices (one channel, its own encoder)."""
     weights: str = "none"
-    """Encoder weights: "none" from scratch, a name that the encoder knows ("imagenet"), or a
-    path to a .pth or .safetensors file."""
+    """Encoder weights: "none" from scratch, a name that the encoder knows ("imagenet"), a path to a
+    .pth or .safetensors file, or "package:NAME" for those of `ecocseg.models.packaged`
+    ("package:efficientnet-lite0" for tu-tf_efficientnet_lite0), by whose mean and deviation images
+    are then normalised."""
     weights_sha256: str | None = None
-    """What the weights must be: SHA-256 of the local file, or for a library's weights of the loaded
-    encoder (both are logged); None for no check. Not looked at without weights."""
+    """What the weights must be: SHA-256 of the local or packaged file, or for a library's weights of
+    the loaded encoder (both are logged); None for no check. Not looked at without weights."""
     head: Literal["linear", "projection"] = "linear"
     """linear: one 1x1 convolution (the paper); projection: 3x3 to 128, BN, ReLU, dropout, 1x1
     (the released code). deeplabv2 is its own head and is linear."""
@@ -120,6 +123,13 @@ class ModelConfig:
                 f"{self.encoder} with weights {self.weights}",
                 "unet_slices with weights none for decoder unet_slices, which has its own encoder",
             )
+        source = packaged(self.weights)
+        require(
+            source is None or self.encoder.partition(".")[0] == source.encoder,
+            "encoder",
+            self.encoder,
+            f"{source and source.encoder} with weights {self.weights}",
+        )
         self._only("dilations", "deeplabv2")
         self._only("hr_crop", "hrda")
         if self.decoder == "deeplabv2":

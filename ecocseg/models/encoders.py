@@ -10,7 +10,7 @@ from torch import nn
 from ecocseg.errors import ConfigError, UserError
 from ecocseg.models.config import ModelConfig
 from ecocseg.models.semi import UNetEncoder, ViTEncoder, multi_grid
-from ecocseg.models.weights import is_file
+from ecocseg.models.weights import is_of_library
 from ecocseg.models.xception import XceptionEncoder
 
 LEVELS = 4
@@ -35,12 +35,12 @@ def library_weights(config: ModelConfig) -> str | bool | None:
     # What follows the dot is a tag: one of several sets of weights for an architecture.
     if timms and not timm.is_model(config.encoder[3:].partition(".")[0]):
         raise _unknown_encoder(config.encoder, [f"tu-{name}" for name in timm.list_models()])
-    if config.weights == "none" or is_file(config.weights):
+    if not is_of_library(config.weights):
         return None
     if timms and config.weights != "imagenet":
         raise ConfigError(
-            f"model.weights: got {config.weights!r}, allowed for timm's encoders is none, imagenet "
-            f"or a file; a tag of timm's goes with the encoder: model.encoder={config.encoder}.TAG"
+            f"model.weights: got {config.weights!r}, allowed for timm's encoders is none, "
+            f"imagenet, a file or package:NAME; a tag of timm's goes with the encoder: model.encoder={config.encoder}.TAG"
         )
     return True if timms else config.weights
 
@@ -140,7 +140,7 @@ def _unknown_encoder(name: str, known: list[str]) -> ConfigError:
 
 def _explanation(error: Exception, config: ModelConfig) -> UserError:
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-    asked = config.weights != "none" and not is_file(config.weights)
+    asked = is_of_library(config.weights)
     # Hugging Face's error for a file that is not at hand offline is an OSError and a ValueError.
     if isinstance(error, OSError) or (asked and isinstance(error, RuntimeError)):
         return UserError(

@@ -1,6 +1,6 @@
 """What every network is: an encoder, a decoder and a head between images and logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ STRIDE = 32
 class Segmenter(nn.Module):
     """Images in 0..1 to logits of K channels at the size of the images.
 
-    The images are normalised by ImageNet's mean and deviation and, where the network does not take
+    The images are normalised by ImageNet's mean and deviation, or those that the encoder's weights
+    were made with (`set_normalisation`), and, where the network does not take
     any size, padded to a multiple of 32 (a ViT: of its patch) inside; logits are upsampled
     bilinearly, so that bits and classes are decided at full size (method.md, section 2).
 
@@ -34,6 +35,7 @@ class Segmenter(nn.Module):
     decoder: nn.Module
     head: nn.Sequential
     mean: Tensor
+    """[1,3,1,1], by which images are normalised, as by `deviation`."""
     deviation: Tensor
 
     def __init__(
@@ -57,6 +59,11 @@ class Segmenter(nn.Module):
         self.cell, self.align_corners = cell, align_corners
         for name, values in (("mean", IMAGE_MEAN), ("deviation", IMAGE_DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def set_normalisation(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """Normalise by another mean and deviation of RGB in 0..1; neither is in the state."""
+        for buffer, values in ((self.mean, mean), (self.deviation, deviation)):
+            buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor, change: FeatureChange | None = None) -> Tensor:
         """[B,3F,H,W] in 0..1 of F frames to logits [B,K,H,W].
@@ -88,7 +95,7 @@ class Segmenter(nn.Module):
         return list(self.encoder(images))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """By ImageNet's mean and deviation, as the encoders' weights expect it."""
+        """By mean and deviation, as the encoder's weights expect it."""
         return (images - self.mean) / self.deviation
 
     def _predict(

@@ -1,5 +1,6 @@
 """A network by name: encoder and decoder from libraries or our own, and the head of the method."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ecocseg.models.encoders import (
 )
 from ecocseg.models.hrda import HRDA
 from ecocseg.models.network import Segmenter
+from ecocseg.models.packaged import packaged
 from ecocseg.models.semi import (
     DenseASPP,
     DPTDecoder,
@@ -40,13 +42,18 @@ from ecocseg.models.weights import check_library_weights, is_file, load_encoder_
 __all__ = ["DECODERS", "ModelConfig", "Segmenter", "build_head", "build_model", "parameter_groups"]
 
 
-def build_model(config: ModelConfig, channels: int) -> Segmenter:
+def build_model(config: ModelConfig, channels: int, *, load: bool = True) -> Segmenter:
     """A network with `channels` output channels.
 
+    Without `load` the encoder's weights are neither fetched nor read, but what follows from them
+    stays: the mean and deviation that images are normalised by.
     Raises ConfigError for an unknown encoder or set of weights and for parts that do not go
     together, UserError when the weights cannot be had or do not fit. New parameters are drawn from
     torch's global generator.
     """
+    of_package = packaged(config.weights)
+    if not load:
+        config = replace(config, weights="none", weights_sha256=None)
     source = library_weights(config)
     drawn_from = torch.get_rng_state()
     build = _own_parts if config.decoder in OWN_DECODERS else _library_parts
@@ -60,6 +67,18 @@ def build_model(config: ModelConfig, channels: int) -> Segmenter:
             check_library_weights(encoder, untrained, name, config.weights_sha256)
     if is_file(config.weights):
         load_encoder_weights(encoder, Path(config.weights), config.weights_sha256)
+    elif load and of_package is not None:
+        load_encoder_weights(encoder, of_package.path(), config.weights_sha256)
+    network = _network(config, channels, encoder, decoder, features)
+    if of_package is not None:
+        network.set_normalisation(of_package.mean, of_package.deviation)
+    return network
+
+
+def _network(
+    config: ModelConfig, channels: int, encoder: nn.Module, decoder: nn.Module, features: int
+) -> Segmenter:
+    """The parts as one network; `features` are the channels between decoder and head."""
     head = build_head(config, features, channels)
     if config.decoder != "hrda":
         kind = {"pspnet_siamese": Siamese, "unet_slices": GreySegmenter}.get(

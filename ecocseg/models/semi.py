@@ -240,7 +240,7 @@ class Siamese(Segmenter):
     frames = 2
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Each frame of [B,6,H,W] by ImageNet's mean and deviation."""
+        """Each frame of [B,6,H,W] by mean and deviation."""
         mean, deviation = self.mean.repeat(1, 2, 1, 1), self.deviation.repeat(1, 2, 1, 1)
         return (images - mean) / deviation
 

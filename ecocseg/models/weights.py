@@ -1,4 +1,4 @@
-"""Encoder weights: from a local file, and the proof that a library's were loaded."""
+"""Encoder weights: from a file, and the proof that a library's were loaded."""
 
 import hashlib
 import logging
@@ -11,16 +11,28 @@ from torch import Tensor, nn
 
 from ecocseg.errors import UserError
 from ecocseg.files import sha256_file
+from ecocseg.models.packaged import PREFIX
 
 log = logging.getLogger(__name__)
 
-CLASSIFIERS = ("head.", "fc.", "classifier.", "last_linear.")
+CLASSIFIERS = (
+    *("head.", "fc.", "classifier.", "last_linear."),
+    *("_conv_head.", "_bn1.", "_fc."),
+)
 """What the classifier of the pre-training task is called; the encoder has none."""
+_LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 
 
 def is_file(weights: str) -> bool:
-    """Whether `weights` names a file rather than a set of weights the library knows."""
+    """Whether `weights` is the path of a file."""
+    if weights.startswith(PREFIX):
+        return False
     return weights.endswith((".pth", ".pt", ".bin", ".safetensors")) or "/" in weights
+
+
+def is_of_library(weights: str) -> bool:
+    """Whether `weights` is a name that a library has to know."""
+    return weights != "none" and not weights.startswith(PREFIX) and not is_file(weights)
 
 
 def load_encoder_weights(encoder: nn.Module, path: Path, sha256: str | None = None) -> str:
@@ -150,7 +162,8 @@ def _name_in_file(state: dict[str, Tensor], name: str) -> str | None:
     Around timm's networks the library puts "model." (we around a ViT "vit."), and timm writes the
     stages of some networks as "stages_0" where its weight files have "stages.0". mmsegmentation's
     ResNetV1c calls the three convolutions of the stem and their norms "stem" as a whole, timm
-    "conv1" and, after the last convolution, "bn1". UniMatch's Xception has its own names.
+    "conv1" and, after the last convolution, "bn1". UniMatch's Xception and the port of
+    EfficientNet-Lite0 have their own names.
     """
     bare = name.removeprefix("model.").removeprefix("vit.")
     candidates = [name, bare, re.sub(r"^(\w+?)_(\d+)\.", r"\1.\2.", bare)]
@@ -158,6 +171,8 @@ def _name_in_file(state: dict[str, Tensor], name: str) -> str | None:
         candidates += [re.sub(r"^conv1\.", "stem.", bare), re.sub(r"^bn1\.", "stem.7.", bare)]
     if "block1.sepconv1.depthwise.weight" in state:
         candidates.append(_name_in_xception(bare))
+    if "_blocks.0._depthwise_conv.weight" in state:
+        candidates.append(_name_in_lite0(bare))
     return next((candidate for candidate in candidates if candidate in state), None)
 
 
@@ -174,3 +189,19 @@ def _name_in_xception(name: str) -> str:
     layer = {"conv_dw": "depthwise", "bn_dw": "bn1", "conv_pw": "pointwise", "bn_pw": "bn2"}
     where = f"conv{place + 2}" if block == "block21" else f"{block}.sepconv{place}"
     return f"{where}.{layer[parts[4]]}.{parts[-1]}"
+
+
+def _name_in_lite0(name: str) -> str:
+    """What the port of EfficientNet-Lite0 calls an entry of timm's: blocks are counted through."""
+    parts = name.split(".")
+    if parts[0] != "blocks":
+        return "_bn0." + parts[-1] if parts[0] == "bn1" else f"_{name}"
+    stage, place = int(parts[1]), int(parts[2])
+    names = ["_depthwise_conv", "_project_conv", "_bn1", "_bn2"]
+    layers = ["conv_dw", "conv_pw", "bn1", "bn2"]
+    # The first block alone widens nothing.
+    if stage > 0:
+        names = ["_expand_conv", "_depthwise_conv", "_project_conv", "_bn0", "_bn1", "_bn2"]
+        layers = ["conv_pw", "conv_dw", "conv_pwl", "bn1", "bn2", "bn3"]
+    layer = dict(zip(layers, names, strict=True)).get(parts[3], parts[3])
+    return f"_blocks.{sum(_LITE0_DEPTHS[:stage]) + place}.{layer}.{parts[-1]}"

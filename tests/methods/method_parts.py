@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ecocseg.data.transforms import Sample
 from ecocseg.methods.base import Context, whole
-from ecocseg.types import Outputs
+from ecocseg.types import IMAGE_MEAN, Outputs
 
 NAMES = ("road", "sidewalk", "building", "wall", "fence")
 H, W = 12, 16
@@ -36,6 +36,7 @@ class PixelNet(nn.Module):
         self.layer = nn.Conv2d(3, channels, 3, padding=1)
         nn.init.normal_(self.layer.weight, std=1.5, generator=generator(channels))
         self.modes = []
+        self.mean = torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1)
 
     def forward(self, images, change=None):
         self.modes.append(self.training)
