@@ -22,7 +22,7 @@ def soft_hamming_distance(logits: Tensor, book: Codebook) -> Tensor:
     signed = book.place(logits.device, dtype)
     with full_precision(logits):
         # With s = 2p - 1 = tanh(z / 2) the distance is (K - s . c^) / 2: affine, one matrix
-        # product. tanh is exactly odd, which keeps classes that tie in theory tied here.
+        # product. Equal distances may differ by its rounding; `decode` is exact about them.
         soft = torch.tanh(logits.to(dtype) / 2)
         agreement = torch.matmul(signed, soft.flatten(2)).unflatten(2, logits.shape[2:])
         return (book.length - agreement) / 2

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from ecocseg.codes.codebook import Codebook
-from ecocseg.codes.pixels import check_logits, codewords_of, compute_dtype, full_precision
+from ecocseg.codes.pixels import (
+    check_logits,
+    codewords_of,
+    compute_dtype,
+    full_precision,
+    soft_signs,
+)
 from ecocseg.metrics import tally
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -35,7 +41,7 @@ def label_statistics(
     check_logits(logits, book)
     z = logits.to(compute_dtype(logits)).transpose(0, 1).flatten(1)
     signed = book.place(z.device, z.dtype)
-    soft = torch.tanh(z / 2)
+    soft = soft_signs(z)
     with full_precision(z):
         agreement = signed @ soft
     target = codewords_of(labels.flatten(), signed)

@@ -17,6 +17,7 @@ from ecocseg import (
 from ecocseg.codes.build import mmd_bits
 from ecocseg.codes.candidates import first_largest, nearest_first
 from ecocseg.codes.mining import code_bits, denoise
+from ecocseg.codes.pixels import soft_signs
 
 
 @st.composite
@@ -309,3 +310,40 @@ def test_very_long_codewords_are_counted_right(length):
     mined = mine_reliable_bits(torch.full((1, length, 1, 2), -0.01), book, threshold=0.9)
     assert mined.candidates.tolist() == [[[3, 3]]]
     assert mined.mask.sum(1).tolist() == [[[length - 2, length - 2]]]
+
+
+@given(books(), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 10_000))
+def test_equal_distances_tie_where_bits_are_unsure_too(book, dtype, seed):
+    """Half-integer logits: classes whose bits differ in equal numbers are equally far, exactly."""
+    generator = torch.Generator().manual_seed(seed)
+    halves = torch.randint(-6, 7, (1, book.length, 4, 8), generator=generator)
+    mined = mine_reliable_bits((halves / 2).to(dtype), book)
+    assert torch.equal(decode((halves / 2).to(dtype), book), mined.labels)
+    signed = book.bits.int() * 2 - 1
+    for i in range(4):
+        for j in range(8):
+            column = halves[0, :, i, j]
+            # By how many bits of each size a class agrees: equal counts, equal distances.
+            counts = [
+                [int(((row * column) == size).sum() - ((row * column) == -size).sum())
+                 for size in range(1, 7)]
+                for row in signed
+            ]  # fmt: skip
+            agreement = [
+                sum(n * math.tanh(size / 4) for size, n in enumerate(count, start=1))
+                for count in counts
+            ]
+            label = int(mined.labels[0, i, j])
+            assert counts.index(counts[label]) == label
+            assert agreement[label] >= max(agreement) - 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 7, 40, 60, 100])
+def test_sums_of_soft_signs_are_exact_in_any_order(length):
+    logits = torch.randn(length, 500) * 4
+    soft = soft_signs(logits)
+    assert torch.allclose(soft, torch.tanh(logits / 2), atol=length * 2**-23)
+    exact = soft.double().sum(0)
+    for order in (torch.arange(length), torch.randperm(length)):
+        assert torch.equal(soft[order].sum(0).double(), exact)
+    assert torch.equal(soft_signs(-logits), -soft)

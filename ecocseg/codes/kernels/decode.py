@@ -48,7 +48,7 @@ def decode_kernel(
         values = ()
         group = load_group(source, inside, stride_bit, start, group_size(start, K))
         for i in tl.static_range(group_size(start, K)):
-            values = values + (soft_sign(group[i]),)
+            values = values + (soft_sign(group[i], K),)
         totals = by_class(totals, values, ROWS, N, start, group_size(start, K))
     _, label = nearest(totals, N)
     tl.store(labels + image * size + pixel, label.to(tl.int64), mask=inside)

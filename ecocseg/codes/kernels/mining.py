@@ -75,7 +75,7 @@ def mining_kernel(
         values = ()
         group = load_group(source, inside, stride_bit, start, group_size(start, K))
         for i in tl.static_range(group_size(start, K)):
-            soft = soft_sign(group[i])
+            soft = soft_sign(group[i], K)
             values = values + (soft,)
             certain = certain + (tl.abs(soft),)
             mean += tl.abs(soft)

@@ -141,11 +141,18 @@ def nearest(totals, N: tl.constexpr):
     return best, label
 
 
+@triton.constexpr_function
+def grid_of(length):
+    """`ecocseg.codes.pixels.sum_grid` in float32."""
+    return float(1 << (24 - length.bit_length()))
+
+
 @jit
-def soft_sign(z):
-    """tanh(z / 2) = 2p - 1, exactly odd, without cancellation near 0."""
+def soft_sign(z, K: tl.constexpr):
+    """tanh(z / 2) = 2p - 1, exactly odd, on the grid of `soft_signs`."""
     decay = tl.exp(-tl.abs(z))
     size = (1 - decay) / (1 + decay)
+    size = tl.floor(size * grid_of(K) + 0.5) * (1 / grid_of(K))
     return tl.where(z < 0, -size, size)
 
 
