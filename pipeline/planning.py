@@ -221,7 +221,8 @@ def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:
 def file_fingerprints(components: Components) -> dict[str, str | None]:
     """Checksums of the files that a configuration names: other content is another run.
 
-    Weights of a package have a checksum that is known here, whether it is installed or not. Raises ConfigError when one of them is not there.
+    Weights of a package have a checksum that is known without it. Raises ConfigError when a file is
+    not there.
     """
     benchmark, weights = components.benchmark, components.model.weights
     named = {

@@ -9,6 +9,7 @@ from ecocseg.codes.codebook import Codebook
 from ecocseg.data.config import DatasetConfig
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.methods import METHODS
+from ecocseg.models.packaged import PACKAGED
 from pipeline.compose import compose_config, load_yaml, names
 from pipeline.epochs import with_steps
 from pipeline.params import Params, load_params
@@ -276,3 +277,24 @@ def test_an_unknown_parameter_is_named(tmp_path):
     path.write_text("experiments: [streets_uda]\nseed: [0]\n")
     with pytest.raises(ConfigError, match=r"params.yaml.seed: .*did you mean 'seeds'"):
         load_params(path=path)
+
+
+def test_other_weights_in_a_package_are_other_runs(monkeypatch):
+    """The checksum of the plan is that of the file, and known where nothing is installed."""
+    chosen = {
+        "experiments": ["streets_uda"],
+        "overrides": [
+            "model.encoder=tu-tf_efficientnet_lite0",
+            "model.weights='package:efficientnet-lite0'",
+        ],
+    }
+    name = "efficientnet-lite0"
+    source = PACKAGED[name]
+    checksum = hashlib.sha256(source.path().read_bytes()).hexdigest()
+    rows = plan(params(**chosen), need_data=False)
+    assert {row["spec"]["data"]["model.weights"] for row in rows} == {checksum}
+    first = set(ids(**chosen).values())
+    monkeypatch.setitem(PACKAGED, name, replace(source, distribution="not-there"))
+    assert set(ids(**chosen).values()) == first
+    monkeypatch.setitem(PACKAGED, name, replace(source, sha256="0" * 64))
+    assert not set(ids(**chosen).values()) & first

@@ -53,8 +53,8 @@ class ModelConfig:
     ("package:efficientnet-lite0" for tu-tf_efficientnet_lite0), by whose mean and deviation images
     are then normalised."""
     weights_sha256: str | None = None
-    """What the weights must be: SHA-256 of the local or packaged file, or for a library's weights of
-    the loaded encoder (both are logged); None for no check. Not looked at without weights."""
+    """What the weights must be: SHA-256 of the file, or for a library's weights of the loaded
+    encoder (both are logged); None for no check. Not looked at without weights."""
     head: Literal["linear", "projection"] = "linear"
     """linear: one 1x1 convolution (the paper); projection: 3x3 to 128, BN, ReLU, dropout, 1x1
     (the released code). deeplabv2 is its own head and is linear."""

@@ -40,7 +40,8 @@ def library_weights(config: ModelConfig) -> str | bool | None:
     if timms and config.weights != "imagenet":
         raise ConfigError(
             f"model.weights: got {config.weights!r}, allowed for timm's encoders is none, "
-            f"imagenet, a file or package:NAME; a tag of timm's goes with the encoder: model.encoder={config.encoder}.TAG"
+            "imagenet, a file or package:NAME; a tag of timm's goes with the encoder: "
+            f"model.encoder={config.encoder}.TAG"
         )
     return True if timms else config.weights
 
