@@ -16,7 +16,7 @@ from ecocseg.calibration import BINS
 from ecocseg.data.dataset import read_image, read_label
 from ecocseg.data.manifest import Row
 from ecocseg.encodings.base import Encoding
-from ecocseg.engine.evaluate import EvaluationConfig, window_places
+from ecocseg.engine.evaluate import EvaluationConfig, whole_logits, window_batches
 from ecocseg.metrics import tally
 from ecocseg.types import IGNORE
 
@@ -61,7 +61,7 @@ def diagnose(
         label = read_label(row)[None].to(device)
         for part, truth in _views(image, label, config):
             with torch.autocast(device.type, autocast) if autocast else nullcontext():
-                logits = model(part)
+                logits = whole_logits(model, part, config.multiple)
             for one, its_truth in zip(logits, truth, strict=True):
                 for name, value in count_pixels(encoding, *labelled_pixels(one, its_truth)).items():
                     totals[name] = totals[name] + value if name in totals else value
@@ -78,9 +78,7 @@ def _views(
         return
     height, width = image.shape[-2:]
     label = F.interpolate(label[None].float(), (height, width), mode="nearest-exact")[0]
-    places = window_places(height, width, config)
-    for first in range(0, len(places), config.batch_size):
-        part = places[first : first + config.batch_size]
+    for part in window_batches(height, width, config):
         yield (
             torch.cat([image[..., rows, columns] for rows, columns in part]),
             torch.cat([label[..., rows, columns] for rows, columns in part]).to(torch.uint8),

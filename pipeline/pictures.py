@@ -53,10 +53,10 @@ def save_panel(
         batch = image[None].to(device).float() / 255
         student.eval()
         teacher.eval()
-        pseudo = encoding.pseudo_label(_at(teacher(batch), label.shape))
+        taught = _at(teacher(batch), label.shape)
         prediction = encoding.decode(_at(student(batch), label.shape))[0].cpu().numpy()
-        confident = (pseudo.confidence[0] > encoding.quality_threshold).cpu().numpy()
-        faded = _paint(pseudo.labels[0].cpu().numpy(), colours)
+        confident = (encoding.confidence(taught)[0] > encoding.quality_threshold).cpu().numpy()
+        faded = _paint(encoding.decode(taught)[0].cpu().numpy(), colours)
         faded = np.where(confident[..., None], faded, faded // 3)
         picture = _shown(image)
         pictures = (picture, _paint(label, colours), faded, _paint(prediction, colours))

@@ -78,7 +78,7 @@ def predict(
         if evaluation.mode == "slide":
             labels = predict_slide(model, encoding, batch, size, evaluation)
         else:
-            labels = predict_whole(model, encoding, batch, size)
+            labels = predict_whole(model, encoding, batch, size, evaluation.multiple)
         image = Image.fromarray(labels[0].to(torch.uint8).cpu().numpy())
         with atomic_path(out / f"{path.stem}.png") as temporary:
             image.save(temporary)

@@ -154,6 +154,12 @@ def test_the_recipes(cells):
                 assert encoding["quality_threshold"] == (0 if pixel and table == "08" else 0.95)
             if encoding["name"] == "ecoc":
                 assert encoding["length"] == {"09": 60, "11": 10, "12": 21}.get(table, 40)
+            # ST++ scales to half to twice 400 pixels, the others to half to twice an image's own.
+            benchmark = components.benchmark
+            for transform in (benchmark.labelled_transform, benchmark.unlabelled_transform):
+                assert transform.base_size == (400 if method == "stpp" else None), cell
+            assert benchmark.evaluation.border == ("clip" if table == "08" else "shift")
+            assert benchmark.evaluation.multiple == (14 if table == "10" else None)
             criterion = "dice" if table == "12" else "ce"
             assert encoding.get("criterion", criterion) == criterion
 

@@ -120,6 +120,19 @@ def rows_of(name: str, root: Path) -> list[dict]:
     return rows
 
 
+def test_tables_mix_and_weigh_by_the_batch_as_the_released_code():
+    """Runs without pseudo-labels are those of the supervised tables; small studies stay."""
+    for name in EXPERIMENTS:
+        experiment = load_experiment(name)
+        for cell in experiment["cells"]:
+            config, _ = compose_cell(experiment, cell, [], strict=True)
+            method = config["method"].get("inner", config["method"])
+            taught = method["name"] != "supervised"
+            wanted = "batch" if taught and name.startswith("table") else "image"
+            assert config["encoding"]["quality"] == wanted, cell
+            assert method.get("mix_classes") == (wanted if taught else None), cell
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_two_steps_of_every_cell(experiment, data_root, tmp_path):
     from pipeline.run import execute_smoke

@@ -84,7 +84,8 @@ class Codebook:
         `class_names`: N names; all but the text builders also accept `num_classes` alone.
         `length`: K bits (one-hot always has N). `seed`: of the builders that draw or search.
         `embeddings`: for the text builders, a word2vec or GloVe file instead of the table that
-        comes with the package. `draws`: random matrices that "mmd" looks at. Rows are distinct and
+        comes with the package (MiniLM; the paper has word2vec, its released code CLIP). `draws`:
+        random matrices that "mmd" looks at. Rows are distinct and
         no two columns equal or opposite; a one-hot code of two classes is the exception, and an
         exhaustive one with more than all columns. Raises ConfigError for an unknown builder, a
         length that allows no valid code, or names without embedding.

@@ -1,8 +1,13 @@
 """Text embeddings of class names, for the text codebook.
 
 The table `minilm_class_names.json` holds all-MiniLM-L6-v2 sentence embeddings of the class names
-of the paper's benchmarks; `embed_names.py` made it and adds names to it. This module needs numpy
-alone, so that the script runs in an environment that has the model but not this project's stack.
+of the paper's benchmarks; `embed_names.py` made it and adds names to it. The paper has word2vec
+embeddings and its released code a codebook made of CLIP's, so a `text` codebook has neither's bits.
+Those come by `encoding.embeddings` (a word2vec file) and by `encoding.codebook_path`: write the
+released rows with `Codebook(rows, class_names).save(FILE)`, names in the data set's order.
+
+This module needs numpy alone, so that the script runs in an environment that has the model but not
+this project's stack.
 """
 
 import base64

@@ -33,8 +33,10 @@ class ECOCLoss(nn.Module):
 
     `denominator` of the contrast: "paper" holds the positive and all codewords but the target,
     "codebook" (the released code) holds the N codewords only; they differ only for target bits
-    that are no codeword. `temperature` "auto" is `auto_temperature` of the codebook. Raises
-    ConfigError when a value is out of range.
+    that are no codeword. `temperature` "auto" is `auto_temperature` of the codebook. The
+    cross-entropy is exact, where the released code adds 1e-4 inside the logarithm: there the
+    gradient of a wrong bit falls to half at |z| = 9.2 and on to nothing, though it is to learn
+    most. Raises ConfigError when a value is out of range.
     """
 
     def __init__(

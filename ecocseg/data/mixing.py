@@ -1,32 +1,53 @@
 """Masks that say which pixels of a mixed image come from where."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ecocseg.data.transforms import uniform
-from ecocseg.engine.distributed import group_of, per_image
+from ecocseg.engine.distributed import Group, group_of, per_image
+
+ClassesOf = Literal["image", "batch"]
 
 
-def class_mask(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """ClassMix: pixels of half of the classes of each image, bool [B,H,W].
+def class_mask(
+    labels: Tensor, generator: torch.Generator, classes_of: ClassesOf = "image"
+) -> Tensor:
+    """ClassMix: pixels of half of the classes, drawn for each image, bool [B,H,W].
 
-    `labels` [B,H,W]; of n distinct values ceil(n / 2) are drawn per image. As in DACS the ignore
-    value counts as one of them.
+    `labels` [B,H,W]; of n distinct values ceil(n / 2) are drawn per image. They are the image's own
+    (`image`, Olsson et al., WACV 2021), or those of the whole batch, of all processes (`batch`, the
+    code of DACS, DAFormer and MIC): what is drawn need not be in the image then, and of few classes
+    less is taken. As in DACS the ignore value counts as one of them.
     """
     group = group_of(generator)
-    present = [torch.unique(label) for label in labels]
-    counts = [len(values) for values in present]
-    if group.size > 1:
-        # How much an image draws depends on what it holds, and all draw from one generator.
-        counts = group.gather(torch.tensor(counts, device=labels.device)).tolist()
+    if classes_of == "batch":
+        present = [_present(labels, group)] * len(labels)
+        counts = [len(present[0])] * len(labels) * group.size
+    else:
+        present = [torch.unique(label) for label in labels]
+        counts = [len(values) for values in present]
+        if group.size > 1:
+            # How much an image draws depends on what it holds, and all draw from one generator.
+            counts = group.gather(torch.tensor(counts, device=labels.device)).tolist()
     orders = [torch.randperm(count, generator=generator) for count in counts]
     masks = []
     for label, values, order in zip(labels, present, group.part(orders), strict=True):
         chosen = values[order[: math.ceil(len(values) / 2)].to(values.device)]
         masks.append(torch.isin(label, chosen))
     return torch.stack(masks)
+
+
+def _present(labels: Tensor, group: Group) -> Tensor:
+    """The distinct values, 0 to 255, of the labels of all processes, in order."""
+    values = torch.unique(labels)
+    if group.size == 1:
+        return values
+    counts = torch.zeros(256, dtype=torch.int64, device=labels.device)
+    counts[values] = 1
+    return group.sum(counts).nonzero()[:, 0]
 
 
 def cutmix_mask(

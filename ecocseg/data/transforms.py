@@ -24,6 +24,9 @@ class TransformConfig:
     """Height and width of the crop in pixels; smaller images are padded."""
     scale: tuple[float, float] | None = None
     """Range of the random scale factor, None for no scaling (SSL: 0.5 to 2)."""
+    base_size: int | None = None
+    """Pixels of a long side at factor 1, whatever the image's own (ST++: 400 on Pascal, 2048 on
+    Cityscapes); None for the image's own, as UniMatch has it."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     quarter_turns: float = 0.0
@@ -40,6 +43,12 @@ class TransformConfig:
         if self.scale is not None:
             low, high = self.scale
             require(0 < low <= high, "scale", self.scale, "[low, high] with 0 < low <= high")
+        require(
+            self.base_size is None or (self.base_size > 0 and self.scale is not None),
+            "base_size",
+            self.base_size,
+            "null, or 1 or more pixels together with a scale",
+        )
         for name in ("flip", "quarter_turns"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         require(0 <= self.rotation <= 180, "rotation", self.rotation, "0 to 180")
@@ -126,9 +135,10 @@ def random_geometry(
 
     An image that is smaller than its label is enlarged to it, only where the crop lies. The scale
     factor is of the label's size: with scale [0.5, 2] the long side is between half and twice as
-    long. Padding is black, labelled 255 and not valid. `margins` of the whole image go with it into
-    `trusted`; crop and flip are drawn again while the `quota` is not met. Stored pseudo-labels
-    `targets` uint8 [P,H,W] go the way of the label.
+    long, or with a `base_size` between half and twice that. Padding is black,
+    labelled 255 and not valid. `margins` of the whole image go with it into `trusted`; crop and
+    flip are drawn again while the `quota` is not met. Stored pseudo-labels `targets` uint8 [P,H,W]
+    go the way of the label.
     """
     maps = [label] if margins is None else [label, inside(label.shape, margins)]
     if targets is not None:
@@ -138,6 +148,8 @@ def random_geometry(
         image, maps = _turned(image, maps, config, generator)
     if config.scale is not None:
         factor = uniform(*config.scale, generator)
+        if config.base_size is not None:
+            factor *= config.base_size / max(maps[0].shape)
         size = [max(1, round(side * factor)) for side in maps[0].shape]
         image = TF.resize(_enlarged(image, *maps[0].shape).contiguous(), size, antialias=True)
         # Not NEAREST: that one shifts labels by up to half a pixel against the image.

@@ -12,7 +12,7 @@ from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.errors import ConfigError
 from ecocseg.types import PseudoLabel, Terms
 
-Quality = Literal["image", "pixel"]
+Quality = Literal["image", "batch", "pixel"]
 
 
 class Encoding(nn.Module, ABC):
@@ -122,10 +122,19 @@ class Encoding(nn.Module, ABC):
         return {"classes": self.confidence(logits)}
 
     def pixel_quality(self, confidence: Tensor, valid: Tensor | None) -> Tensor:
-        """Loss weight of each pixel [B,H,W] from its confidence: Eq. 47 (image) or 48 (pixel)."""
+        """Loss weight of each pixel [B,H,W] from its confidence: Eq. 47 (image) or 48 (pixel).
+
+        `batch` is the released code's form of Eq. 47: one share for the images of all processes.
+        """
         if self.quality == "image":
             share = quality_weight(confidence, self.quality_threshold, valid)
             weight = share[:, None, None].expand_as(confidence)
+        elif self.quality == "batch":
+            counted = torch.ones_like(confidence, dtype=torch.bool) if valid is None else valid
+            above = (confidence > self.quality_threshold) & counted
+            confident, pixels = self.group.sum(torch.stack([above.sum(), counted.sum()]))
+            share = confident.to(confidence.dtype) / pixels.clamp(min=1)
+            weight = share.expand_as(confidence)
         else:
             weight = (confidence > self.quality_threshold).to(confidence.dtype)
         return weight.clone() if valid is None else torch.where(valid, weight, 0)

@@ -34,9 +34,10 @@ class ECOCConfig:
     codebook_seed: int = 0
     """Seed of the random builders."""
     codebook_path: str | None = None
-    """A saved codebook to use instead of building one."""
+    """A saved codebook to use instead of building one; `embeddings.py` says how the released one
+    gets there."""
     embeddings: str | None = None
-    """word2vec or GloVe file for the text codebooks instead of the table that is shipped."""
+    """word2vec (as the paper) or GloVe file for the text codebooks instead of the shipped table."""
     threshold: float = 0.95
     """T of reliable bit mining, 0..1: 0.5 gives code-wise labels, 1 bit-wise ones (but for a bit
     that is the same in all codewords, which no candidate can change)."""
@@ -45,7 +46,8 @@ class ECOCConfig:
     labels: Labels = "hybrid"
     """Pseudo-labels: hybrid (Eq. 7), code-wise or bit-wise."""
     quality: Quality = "image"
-    """Weight of pseudo-labels: share of confident pixels (image) or confident or not (pixel)."""
+    """Weight of pseudo-labels: share of confident pixels, of each image or of the batch (released
+    UDA code), or confident or not (pixel)."""
     quality_threshold: float = 0.968
     """tau' of the quality weight, 0..1."""
     confidence: Confidence = "bits"

@@ -21,7 +21,8 @@ class OneHotConfig:
     """Options of the one-hot encoding."""
 
     quality: Quality = "image"
-    """Weight of pseudo-labels: share of confident pixels (image) or confident or not (pixel)."""
+    """Weight of pseudo-labels: share of confident pixels, of each image or of the batch (released
+    UDA code), or confident or not (pixel)."""
     quality_threshold: float = 0.968
     """Confidence above which a pixel counts as confident, 0..1."""
     criterion: Criterion = "ce"

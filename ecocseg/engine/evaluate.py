@@ -28,6 +28,13 @@ class EvaluationConfig:
     """Height and width of the sliding window, for mode slide."""
     stride: tuple[int, int] | None = None
     """Vertical and horizontal step of the window, for mode slide."""
+    border: Literal["shift", "clip"] = "shift"
+    """What a window that reaches over the border does: move back into the image, as mmsegmentation
+    has it, or end at the border and be smaller, as in UniMatch's code."""
+    multiple: int | None = None
+    """Whole images are resized to the nearest multiple of so many pixels and their logits back to
+    the image's size, corner on corner (UniMatch V2: 14, its ViT's patch); None: as they are, and a
+    network that cannot do with their size pads them."""
     average: Literal["scores", "logits"] = "scores"
     """What overlapping windows are averaged as: class scores (probabilities), or logits as
     mmsegmentation does, decided once at the end."""
@@ -54,6 +61,15 @@ class EvaluationConfig:
         if self.window is not None and self.stride is not None:
             fits = all(s <= w for s, w in zip(self.stride, self.window, strict=True))
             require(fits, "stride", self.stride, f"at most the window {list(self.window)}")
+        require(
+            self.border == "shift" or slide, "border", self.border, "clip for mode slide, or shift"
+        )
+        require(
+            self.multiple is None or (self.multiple > 0 and not slide),
+            "multiple",
+            self.multiple,
+            "null, or 1 or more pixels for mode whole",
+        )
         require(self.batch_size > 0, "batch_size", self.batch_size, "1 or more")
         require(self.classes != (), "classes", [], "null (all) or at least one name")
 
@@ -105,7 +121,9 @@ def evaluate(
         labels = torch.stack([read_label(row) for row in batch]).to(device)
         with torch.autocast(device.type, autocast) if autocast else nullcontext():
             if config.mode == "whole":
-                prediction = predict_whole(model, encoding, images, labels.shape[-2:])
+                prediction = predict_whole(
+                    model, encoding, images, labels.shape[-2:], config.multiple
+                )
             else:
                 prediction = predict_slide(model, encoding, images, labels.shape[-2:], config)
         if config.per == "set":
@@ -120,10 +138,28 @@ def evaluate(
 
 
 def predict_whole(
-    model: nn.Module, encoding: Encoding, images: Tensor, size: Sequence[int]
+    model: nn.Module,
+    encoding: Encoding,
+    images: Tensor,
+    size: Sequence[int],
+    multiple: int | None = None,
 ) -> Tensor:
     """Classes [B,H,W] at `size` (height, width) of whole images [B,3,h,w] in 0..1."""
-    return encoding.decode(_resized(model(images), size))
+    return encoding.decode(_resized(whole_logits(model, images, multiple), size))
+
+
+def whole_logits(model: nn.Module, images: Tensor, multiple: int | None) -> Tensor:
+    """Logits [B,K,h,w] of whole images [B,3,h,w], which the network sees as `multiple` says.
+
+    `multiple`: as in `EvaluationConfig`.
+    """
+    own = images.shape[-2:]
+    if multiple is None:
+        logits: Tensor = model(images)
+        return logits
+    size = [max(1, int(side / multiple + 0.5)) * multiple for side in own]
+    seen = F.interpolate(images, size, mode="bilinear", align_corners=True)
+    return F.interpolate(model(seen), own, mode="bilinear", align_corners=True)
 
 
 def predict_slide(
@@ -135,13 +171,11 @@ def predict_slide(
 ) -> Tensor:
     """Classes [1,H,W] at `size` of one image [1,3,h,w] from the mean over all windows."""
     height, width = images.shape[-2:]
-    places = window_places(height, width, config)
     logits = config.average == "logits"
     channels = encoding.channels if logits else encoding.num_classes
     total = images.new_zeros(1, channels, height, width)
     visits = images.new_zeros(1, 1, height, width)
-    for first in range(0, len(places), config.batch_size):
-        part = places[first : first + config.batch_size]
+    for part in window_batches(height, width, config):
         windows = torch.cat([images[..., rows, columns] for rows, columns in part])
         found = model(windows)
         if not logits:
@@ -153,20 +187,43 @@ def predict_slide(
     return encoding.decode(mean) if logits else mean.argmax(1)
 
 
-def window_places(height: int, width: int, config: EvaluationConfig) -> list[tuple[slice, slice]]:
-    """Rows and columns of every sliding window over an image, row by row; all of one size."""
-    assert config.window is not None
-    assert config.stride is not None
-    high, wide = min(config.window[0], height), min(config.window[1], width)
+Place = tuple[slice, slice]
+"""Rows and columns of a window."""
+
+
+def window_batches(height: int, width: int, config: EvaluationConfig) -> list[list[Place]]:
+    """The windows over an image, row by row, in groups of one size, `batch_size` at most."""
+    by_size: dict[tuple[int, int], list[Place]] = {}
+    for rows, columns in window_places(height, width, config):
+        size = rows.stop - rows.start, columns.stop - columns.start
+        by_size.setdefault(size, []).append((rows, columns))
     return [
-        (slice(top, top + high), slice(left, left + wide))
-        for top in _starts(height, high, config.stride[0])
-        for left in _starts(width, wide, config.stride[1])
+        places[first : first + config.batch_size]
+        for places in by_size.values()
+        for first in range(0, len(places), config.batch_size)
     ]
 
 
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Starts of the windows that cover `length`; the last one ends at the border."""
+def window_places(height: int, width: int, config: EvaluationConfig) -> list[Place]:
+    """Every sliding window over an image, row by row; smaller at the border with `clip` only."""
+    assert config.window is not None
+    assert config.stride is not None
+    spans = [
+        [
+            slice(start, min(start + window, length))
+            for start in _starts(length, min(window, length), stride, config.border)
+        ]
+        for length, window, stride in zip(
+            (height, width), config.window, config.stride, strict=True
+        )
+    ]
+    return [(rows, columns) for rows in spans[0] for columns in spans[1]]
+
+
+def _starts(length: int, window: int, stride: int, border: str = "shift") -> list[int]:
+    """Starts of the windows that cover `length`; with `shift` the last one ends at the border."""
+    if border == "clip":
+        return list(range(0, length, stride))
     return [*range(0, length - window, stride), length - window]
 
 

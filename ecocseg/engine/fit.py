@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ecocseg.data.dataset import StepBatches, Stream, batches
 from ecocseg.data.parallel import available_cores
 from ecocseg.engine import checkpoint
-from ecocseg.engine.distributed import require_shared
+from ecocseg.engine.distributed import SINGLE, require_shared
 from ecocseg.engine.divergence import Failed, Watch
 from ecocseg.engine.events import (
     CheckpointEvent,
@@ -173,7 +173,10 @@ class Trainer(Learner):
         return (yield from preparing)
 
     def _workshop(self, network: nn.Module, folder: Path) -> Workshop:
-        return Workshop(network=network, encoding=self.encoding, device=self.device, folder=folder)
+        # What the first process does alone may ask nothing of the others.
+        encoding = copy.copy(self.encoding)
+        encoding.group = SINGLE
+        return Workshop(network=network, encoding=encoding, device=self.device, folder=folder)
 
     def _tidy(self) -> None:
         """Remove what only stages needed."""

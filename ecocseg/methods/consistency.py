@@ -91,8 +91,10 @@ def hard_pixels(
     """Online hard example mining: the pixels of a batch that count, bool [B,H,W].
 
     Those whose label has a confidence of at most `threshold`, or of at most the `min_kept`-th
-    smallest of the batch if that is more; the batch is that of all processes. For one-hot it is the
-    softmax output of the label; for ECOC the mean over bits of the probability of the label's bit.
+    smallest of the batch if that is more. The batch is that of all processes, so that their number
+    changes nothing; UniMatch's code takes each GPU's two images by themselves. For one-hot it is
+    the softmax output of the label; for ECOC the mean over bits of the probability of the label's
+    bit.
     """
     counted = labels != IGNORE
     confidence = encoding.label_confidence(logits, labels.masked_fill(~counted, 0))

@@ -3,8 +3,8 @@
 Source: Tranheden et al., WACV 2021, with the image-level quality weight and the teacher schedule
 that DAFormer gave it; the ECOC form is the paper's Sec. 3.4 and App. H. Deviation from the
 released ECOCSeg code: the mix mask itself tells source from target pixels (method.md, section 4).
-Half of an image's own classes are pasted, as the paper says; DAFormer's and MIC's code draws for
-each image from the classes of the whole batch.
+`mix_classes` says whether half of an image's own classes are pasted, as the paper of ClassMix has
+it, or half of the whole batch's, as the code of DACS, DAFormer and MIC does.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ecocseg.config import require
 from ecocseg.data.augment import domain_view
-from ecocseg.data.mixing import class_mask, paste
+from ecocseg.data.mixing import ClassesOf, class_mask, paste
 from ecocseg.data.transforms import Sample
 from ecocseg.methods.base import (
     Context,
@@ -35,6 +35,8 @@ class Config:
     jitter_strength: float = 0.2
     jitter_probability: float = 0.2
     """The jitter is applied when a drawn number exceeds this."""
+    mix_classes: ClassesOf = "image"
+    """Whose classes half are pasted of: each image's own, or the batch's (released code)."""
 
     def __post_init__(self) -> None:
         require(
@@ -101,7 +103,7 @@ class DACS(Method):
 
         Source pixels weigh 1 (ignored ones 0); target pixels weigh their quality, padding 0.
         """
-        mask = class_mask(source.labels, context.random)
+        mask = class_mask(source.labels, context.random, self.config.mix_classes)
         images = paste(mask, source.images, target.images)
         targets = paste(mask, context.encoding.encode(source.labels), pseudo.targets)
         quality = pseudo.quality * target.valid

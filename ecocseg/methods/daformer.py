@@ -1,10 +1,11 @@
 """DAFormer: DACS with rare class sampling, feature distance to ImageNet, pseudo-label margins.
 
 Source: Hoyer et al., CVPR 2022 (lhoyer/DAFormer); margins carried with the crop are HRDA's (ECCV
-2022). With ECOC targets it is the paper's Table 1. Differences from the public code: an image's
-quality is its own share of confident pixels, not the batch's (App. H), where no pixel of a thing
-class is there the feature distance is 0 instead of NaN, which moves no weight either, and target
-images come in passes instead of being drawn with replacement.
+2022). With ECOC targets it is the paper's Table 1. Differences from the public code: unless told
+otherwise (`encoding.quality=batch`, `method.mix_classes=batch`, as the tables are) quality and
+mixed classes are of each image, not of the batch; where no pixel of a thing class is there the
+feature distance is 0 instead of NaN, which moves no weight either; and target images come in passes
+instead of being drawn with replacement.
 """
 
 from collections.abc import Sequence

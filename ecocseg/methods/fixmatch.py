@@ -2,7 +2,8 @@
 
 Source: Sohn et al., NeurIPS 2020, in the form that UniMatch (CVPR 2023) uses as its baseline;
 the ECOC form is the paper's App. H. One difference: CutMix partners come from a stream of their
-own order (in the public code both loaders happen to walk the same order).
+own order. In the public code both loaders shuffle by one seed, so that an image's partner is
+another view of itself; CutMix means another image.
 """
 
 from collections.abc import Iterator, Mapping

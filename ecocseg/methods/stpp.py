@@ -6,9 +6,13 @@ earlier checkpoints agree with its last one; a new network is trained on labels 
 pseudo-labels of the reliable half; it labels the other half, and a third network is trained on all.
 
 Differences: the last network of a stage labels, where the public code takes the one that scored
-best on the validation set; half of each batch is labelled, where it shuffles both kinds, repeated
-to the same number, together; of views at other scales bit probabilities are averaged, which for
-one-hot is its mean of softmax outputs.
+best on the validation set, whose labels would then choose what is learnt; half of each batch is
+labelled, where it shuffles both kinds, repeated to the same number, together: the same share on
+average, and streams as all methods have them; of views at other scales bit probabilities are
+averaged, which for one-hot is its mean of softmax outputs.
+
+Its images have long sides of half to twice 400 pixels on
+Pascal and 2048 on Cityscapes: `benchmark.labelled_transform.base_size`, null unless told otherwise.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence

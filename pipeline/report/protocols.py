@@ -83,6 +83,10 @@ def protocol_text(protocol: Mapping[str, Any], of: str = "") -> str:
         mode += f" {_size(protocol['window'])}, stride {_size(protocol.get('stride'))},"
         if protocol.get("average") == "logits":
             mode += " logits averaged,"
+        if protocol.get("border") == "clip":
+            mode += " cut off at the border,"
+    if protocol.get("multiple"):
+        mode += f" resized to multiples of {protocol['multiple']} pixels,"
     label = protocol["label_size"]
     scored = "the label's own size" if label == "original" else f"label size {label}"
     if protocol.get("per") == "folder":

@@ -29,6 +29,33 @@ def test_class_mask_takes_half_of_each_images_classes_whole(values, seed):
         assert len(inside) == math.ceil(len(inside | outside) / 2)
 
 
+def test_classes_of_the_batch_are_those_of_the_public_code():
+    """DACS draws (n + n % 2) / 2 of the batch's n values, ignored ones too, for each image anew.
+
+    Here three of five, two of which the even images have and three the odd ones.
+    """
+    labels = torch.tensor([[[0, 1, 1]], [[2, 3, 255]]]).repeat(300, 1, 1)
+    masks = class_mask(labels, generator(6), "batch")
+    assert torch.equal(masks[::2, 0, 1], masks[::2, 0, 2])
+    even, odd = masks[::2, 0, :2].sum(1), masks[1::2, 0].sum(1)
+    # Hypergeometric; four standard deviations of 300 draws are 0.12.
+    for taken, shares in ((even, (0.1, 0.6, 0.3, 0)), (odd, (0, 0.3, 0.6, 0.1))):
+        found = torch.bincount(taken, minlength=4) / len(taken)
+        torch.testing.assert_close(found, torch.tensor(shares), atol=0.12, rtol=0)
+        assert [share > 0 for share in found.tolist()] == [share > 0 for share in shares]
+    assert (even + odd != 3).any()
+
+
+def test_of_few_classes_the_batch_gives_less():
+    """The audit's measure: with 3 of 8 classes in an image 0.66 is pasted of its own, 0.5 else."""
+    random = generator(8)
+    labels = torch.stack([torch.randperm(8, generator=random)[:3] for _ in range(800)])[:, None]
+    own, batch = (class_mask(labels, generator(9), of).float().mean() for of in ("image", "batch"))
+    assert float(own) == pytest.approx(2 / 3)
+    # Four standard deviations are 0.05.
+    assert float(batch) == pytest.approx(1 / 2, abs=0.05)
+
+
 def test_every_class_is_drawn_alike():
     labels = torch.tensor([[[0, 1], [2, 3]]]).expand(400, 2, 2)
     share = class_mask(labels, generator()).float().mean(0)

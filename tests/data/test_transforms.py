@@ -92,6 +92,23 @@ def test_scaling_is_that_of_pillow_for_image_and_label(factor):
     assert torch.equal(sample.labels, ids.long())
 
 
+@pytest.mark.parametrize("size", [(30, 40), (80, 60), (7, 7)])
+def test_long_sides_are_of_the_base_size_as_in_stpp(size):
+    """ST++ on Pascal: long sides of 200 to 800 pixels, whatever the image's; here a tenth of it."""
+    image, label = coded(*size)
+    config = TransformConfig(crop=(80, 80), scale=(0.5, 2.0), base_size=40, flip=0)
+    sides = []
+    for seed in range(200):
+        valid = random_geometry(image, label, config, generator(seed)).valid
+        high, wide = int(valid.any(1).sum()), int(valid.any(0).sum())
+        assert high / size[0] == pytest.approx(wide / size[1], abs=1 / min(size))
+        sides.append(max(high, wide))
+    assert min(sides) >= 20
+    assert max(sides) <= 80
+    # Uniform: four standard deviations of the mean of 200 are 4.9.
+    assert sum(sides) / 200 == pytest.approx(50, abs=4.9)
+
+
 def test_a_dominant_class_is_avoided_where_possible():
     label = torch.zeros(8, 40, dtype=torch.uint8)
     label[:, 32:36], label[:, 36:] = 1, IGNORE
@@ -148,6 +165,8 @@ def test_collate_and_move():
         ({"crop": [0, 4]}, "crop"),
         ({"crop": [4, 4], "scale": [0, 1]}, "scale"),
         ({"crop": [4, 4], "scale": [2, 1]}, "scale"),
+        ({"crop": [4, 4], "scale": [1, 2], "base_size": 0}, "base_size"),
+        ({"crop": [4, 4], "base_size": 400}, "base_size"),
         ({"crop": [4, 4], "flip": 1.5}, "flip"),
         ({"crop": [4, 4], "max_class_share": 0}, "max_class_share"),
     ],

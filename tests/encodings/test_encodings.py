@@ -224,7 +224,7 @@ def test_a_saved_codebook_is_used_and_checked(tmp_path):
     [
         ("onehot", {}, "encoding: got 'onehot', allowed one-hot, ecoc"),
         ("one-hot", {"threshold": 0.9}, "encoding.threshold"),
-        ("one-hot", {"quality": "class"}, "allowed image, pixel"),
+        ("one-hot", {"quality": "class"}, "allowed image, batch, pixel"),
         ("one-hot", {"quality_threshold": 1.5}, "quality_threshold: got 1.5"),
         ("ecoc", {"lenght": 40}, "encoding.lenght"),
         ("ecoc", {"length": 0}, "length"),

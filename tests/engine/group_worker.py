@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_runs import maker, tiny_model
 
 from ecocseg.data.manifest import load_manifest, processed_dir
-from ecocseg.encodings import ENCODINGS
+from ecocseg.data.mixing import class_mask
+from ecocseg.encodings import ENCODINGS, build_encoding
 from ecocseg.engine import checkpoint, distributed
 from ecocseg.engine.distributed import SINGLE, joined, require_shared
 from ecocseg.engine.evaluate import EvaluationConfig, evaluate
@@ -39,6 +40,8 @@ SCALES = {"method_options": {"label_scales": (0.5, 1.0)}}
 DICE = {"encoding_options": {"criterion": "dice"}}
 # So low that the hardest pixels of the whole batch decide.
 HARD = {"ohem_threshold": 0.01, "ohem_min_kept": 300}
+BATCH = {"mix_classes": "batch"}
+SHARE = {"quality": "batch"}
 CASES = {
     **{f"{m}_{e}": (m, e, {}) for m in METHODS for e in ENCODINGS if m != "stpp"},
     **{f"stpp_{e}": ("stpp", e, {"steps": 3, **SCALES}) for e in ENCODINGS},
@@ -47,6 +50,9 @@ CASES = {
     "supervised_distorted": ("supervised", "one-hot", {"method_options": {"distortion": True}}),
     "fixmatch_dice": ("fixmatch", "one-hot", DICE),
     "fixmatch_hard": ("fixmatch", "ecoc", {"method_options": HARD}),
+    # What is of the whole batch; the labels of ST++ the first process makes alone.
+    "dacs_batch": ("dacs", "ecoc", {"method_options": BATCH, "encoding_options": SHARE}),
+    "stpp_batch": ("stpp", "ecoc", {"steps": 3, **SCALES, "encoding_options": SHARE}),
     "dacs_micro": ("dacs", "ecoc", {"micro_batches": 2}),
     "dacs_single_images": ("dacs", "one-hot", {"labelled_batch": 2, "unlabelled_batch": 2}),
     "unimatch_clipped": ("unimatch", "ecoc", {"clip_norm": 0.5}),
@@ -166,7 +172,17 @@ def sums(group):
     part = group.part(whole).clone().requires_grad_()
     (group.sum(part.sum(0)).square().sum()).backward()
     mask = group.part(whole > 4)
+    encoding = build_encoding("one-hot", {"quality": "batch", "quality_threshold": 4.0 / 12}, "ab")
+    encoding.group = group
+    share = encoding.pixel_quality(
+        (part.detach() / 12)[..., None], (part.detach() % 3 > 0)[..., None]
+    )
     return {
+        "quality": group.gather(share),
+        # An image has two of twelve classes.
+        "classes": group.gather(
+            class_mask(part.detach().long()[..., None], group.generator(3, "classes"), "batch")
+        ),
         "gather": group.gather(part.detach()),
         "mirrored": group.gather(group.mirrored(part.detach())),
         "mirrored mask": group.gather(group.mirrored(mask)),

@@ -130,6 +130,11 @@ def test_sums_run_over_the_whole_batch(group):
     assert_equal(parts[0], parts[1])
     assert_equal(parts[0], alone)
     assert float(alone["mean"]) == pytest.approx(66 / 7)
+    # Of 12 pixels 8 are valid, and five of these (5, 7, 8, 10, 11) above 4 / 12.
+    valid = torch.arange(12).view(6, 2, 1) % 3 > 0
+    expected = torch.where(valid, 5 / 8, 0.0).double()
+    torch.testing.assert_close(alone["quality"], expected)
+    assert 0 < int(alone["classes"].sum()) < 12
 
 
 def test_evaluation_counts_the_same(group):

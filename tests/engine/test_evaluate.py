@@ -16,6 +16,8 @@ from ecocseg.engine.evaluate import (
     evaluate,
     overall_score,
     predict_slide,
+    predict_whole,
+    window_places,
 )
 from ecocseg.engine.seed import seeded
 from ecocseg.errors import ConfigError
@@ -97,6 +99,78 @@ def test_slide_of_logits_decides_on_the_mean_logits(encoding):
     assert (got == encoding.decode(mean)).float().mean() > 0.999
     scores = predict_slide(model, encoding, image, (42, 68), replace(config, average="scores"))
     assert (got != scores).any()
+
+
+def test_unimatchs_windows_on_cityscapes():
+    """Rows at 0 and 534, columns at 0, 534, 1068 and 1602, cut off at 1024 and 2048."""
+    fields = {"mode": "slide", "window": (801, 801), "stride": (534, 534)}
+    clipped = window_places(1024, 2048, EvaluationConfig(**fields, border="clip"))
+    rows = {(r.start, r.stop) for r, _ in clipped}
+    columns = {(c.start, c.stop) for _, c in clipped}
+    assert rows == {(0, 801), (534, 1024)}
+    assert columns == {(0, 801), (534, 1335), (1068, 1869), (1602, 2048)}
+    assert len(clipped) == 8
+    shifted = window_places(1024, 2048, EvaluationConfig(**fields))
+    assert {r.start for r, _ in shifted} == {0, 223}
+    assert {c.start for _, c in shifted} == {0, 534, 1068, 1247}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(21, 34), (9, 34), (24, 20)])
+def test_windows_cut_off_at_the_border_against_the_public_loop(encoding, batch, height, width):
+    """UniMatch adds up the windows' probabilities and divides by nothing."""
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    model = Net(encoding.channels)
+    config = EvaluationConfig(
+        mode="slide", window=(10, 16), stride=(7, 10), border="clip", batch_size=batch
+    )
+    with torch.no_grad():
+        got = predict_slide(model, encoding, image, (height, width), config)
+        sizes = {shape[2:] for shape in model.calls}
+        assert max(shape[0] for shape in model.calls) <= batch
+        visits = torch.zeros(height, width)
+        total = torch.zeros(encoding.num_classes, height, width)
+        top = 0
+        while top < height:
+            left = 0
+            while left < width:
+                window = slice(top, min(height, top + 10)), slice(left, min(width, left + 16))
+                total[:, *window] += encoding.class_scores(model(image[..., *window]))[0]
+                visits[window] += 1
+                left += 10
+            top += 7
+        scores, order = (total / visits).topk(2, dim=0)
+    assert len(sizes) > 1
+    clear = scores[0] - scores[1] > 1e-5
+    assert clear.float().mean() > 0.95
+    assert torch.equal(got[0][clear], order[0][clear])
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "seen"),
+    [(500, 375, (504, 378)), (333, 491, (336, 490)), (6, 28, (14, 28))],
+)
+def test_whole_images_at_multiples_of_14_as_unimatch_v2(encoding, height, width, seen):
+    """Its int(side / 14 + 0.5) * 14, there and back corner on corner; never 0."""
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(1))
+    model = Net(encoding.channels)
+    with torch.no_grad():
+        got = predict_whole(model, encoding, image, (height, width), 14)
+        assert model.calls == [(1, 3, *seen)]
+        resized = F.interpolate(image, seen, mode="bilinear", align_corners=True)
+        back = F.interpolate(model(resized), (height, width), mode="bilinear", align_corners=True)
+    assert torch.equal(got, encoding.decode(back))
+
+
+def test_the_size_an_image_is_seen_at_counts(encoding, rows):
+    model = Net(encoding.channels)
+    one, other = (
+        evaluate(model, encoding, rows, EvaluationConfig(multiple=multiple), CPU)
+        for multiple in (None, 14)
+    )
+    assert (one != other).any()
+    # 48x96 is 3 and 7 patches: 42x98.
+    assert {shape[2:] for shape in model.calls} == {(48, 96), (42, 98)}
 
 
 def test_slide_with_one_window_is_whole(encoding, rows):
@@ -187,6 +261,9 @@ def test_the_one_number_is_of_the_classes_that_count():
         ({"mode": "slide", "window": [4, 4]}, "stride"),
         ({"window": [4, 4]}, "window"),
         ({"mode": "slide", "window": [4, 4], "stride": [5, 4]}, "stride"),
+        ({"border": "clip"}, "border"),
+        ({"mode": "slide", "window": [4, 4], "stride": [4, 4], "multiple": 14}, "multiple"),
+        ({"multiple": 0}, "multiple"),
         ({"batch_size": 0}, "batch_size"),
         ({"mode": "crop"}, "mode"),
         ({"score": "miou"}, "score"),

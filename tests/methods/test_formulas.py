@@ -68,6 +68,39 @@ def test_dacs_mixed_batch_against_a_loop(name):
     assert (images - pasted).abs().mean() < 0.2
 
 
+@pytest.mark.parametrize("name", ["one-hot", "ecoc"])
+def test_the_released_code_mixes_and_weighs_by_the_batch(name):
+    """Classes of the whole batch, and one share of confident pixels for it, without padding."""
+    options = {"length": 10} if name == "ecoc" else {}
+    plain = build_encoding(name, options, NAMES)
+    source, target, teacher = sample(1, True), sample(2, False), PixelNet(plain.channels)
+    logits = teacher(target.images).detach()
+    confidence = plain.confidence(logits)
+    threshold = float(confidence.median()) + 1e-4
+    encoding = build_encoding(
+        name, {**options, "quality": "batch", "quality_threshold": threshold}, NAMES
+    )
+    above = [float(c) > threshold for c in confidence[target.valid]]
+    share = sum(above) / len(above)
+    own = [
+        float((c[v] > threshold).float().mean())
+        for c, v in zip(confidence, target.valid, strict=True)
+    ]
+    assert min(abs(each - share) for each in own) > 1e-3
+
+    given = context(encoding, teacher=teacher)
+    method = build_method("dacs", {"mix_classes": "batch"})
+    *_, weight = method.mixed(given, source, target, method.teach(given, target))
+    mask = class_mask(source.labels, generator(4), "batch")
+    expected = torch.where(mask, (source.labels != 255).float(), share * target.valid)
+    torch.testing.assert_close(weight, expected)
+    assert 0.2 < mask.float().mean() < 0.8
+    quality = encoding.pseudo_label(logits).quality
+    torch.testing.assert_close(
+        quality, (confidence > threshold).float().mean().expand(quality.shape)
+    )
+
+
 def test_dacs_images_are_pasted_by_the_same_mask():
     encoding = build_encoding("one-hot", {}, NAMES)
     source, target = sample(1, True), sample(2, False)

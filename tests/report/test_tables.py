@@ -190,3 +190,7 @@ def test_protocols_are_told_as_sentences(make) -> None:
     sliding = protocol | {"mode": "slide", "window": [801, 801], "stride": 534}
     text = protocol_text(sliding | {"image_size": "original"})
     assert "sliding window 801 x 801, stride 534, at its own size, scored" in text
+    text = protocol_text(sliding | {"border": "clip"})
+    assert "stride 534, cut off at the border, at 96 x 192, scored" in text
+    text = protocol_text(protocol | {"multiple": 14})
+    assert "whole image resized to multiples of 14 pixels, at 96 x 192, scored" in text
