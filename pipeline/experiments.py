@@ -12,9 +12,11 @@ LAYOUTS = ("per_class", "grid", "cost")
 SCORES = ("iou", "dice", "accuracy")
 """What a mean may be of; accuracy is of all pixels, whatever their class."""
 _FIELDS = ("name", "title", "description", "layout", "means", "selection", "cells")
-_OPTIONAL_FIELDS = ("sections", "mixed_protocols", "reference")
+_OPTIONAL_FIELDS = ("sections", "mixed_protocols", "reference", "columns")
 _CELL_FIELDS = ("label", "overrides")
-_OPTIONAL_CELL_FIELDS = ("column", "paper", "ranked", "section", "group", "also", "deviation")
+_OPTIONAL_CELL_FIELDS = (
+    "variant", "column", "paper", "ranked", "section", "group", "also", "deviation"
+)  # fmt: skip
 
 
 def load_experiment(name: str) -> dict[str, Any]:
@@ -54,6 +56,7 @@ def check_experiment(experiment: Mapping[str, Any], where: str) -> None:
     for place, row in _entries(experiment, "reference", where):
         _check_fields(row, ("label", "table", "where"), ("column", "section"), place)
         _check_name(row.get("section"), sections, place)
+    _check_text(experiment, "columns", where)
     _check_mapping(experiment["cells"], f"{where}.cells")
     for cell, entry in experiment["cells"].items():
         _check_cell(entry, sections, f"{where}.cells.{cell}")
@@ -80,11 +83,15 @@ def report_of(
             "label": entry["label"],
             "method": entry["label"],
             "encoding": config["encoding"]["name"],
+            # What tells it from other cells of its label and encoding, such as its codebook.
+            "variant": entry.get("variant"),
             # An oracle is a bound, no competitor: it takes no bold.
             "ranked": entry.get("ranked", True),
             "group": entry.get("group"),
         },
         "column": entry.get("column"),
+        # What all columns of a grid are, such as "wrong labels (%)".
+        "columns": experiment.get("columns"),
         "section": None
         if section is None
         else {"key": key, "title": section["title"], "classes": section.get("classes")},
@@ -117,10 +124,11 @@ def _check_cell(entry: Any, sections: Mapping[str, Any], where: str) -> None:
     _check_mapping(entry, where)
     _check_fields(entry, _CELL_FIELDS, _OPTIONAL_CELL_FIELDS, where)
     _check_name(entry.get("section"), sections, where)
-    _check_group(entry, where)
+    _check_text(entry, "group", where)
+    _check_text(entry, "variant", where)
     for place, also in _entries(entry, "also", where):
         _check_fields(also, (), ("group", "column", "paper"), place)
-        _check_group(also, place)
+        _check_text(also, "group", place)
 
 
 def _check_name(key: Any, sections: Mapping[str, Any], where: str) -> None:
@@ -135,10 +143,10 @@ def _check_name(key: Any, sections: Mapping[str, Any], where: str) -> None:
     raise ConfigError(unknown(f"{where}.section", "section", str(key), list(sections)))
 
 
-def _check_group(entry: Mapping[str, Any], where: str) -> None:
-    group = entry.get("group")
-    if group is not None and not isinstance(group, str):
-        raise ConfigError(f"{where}.group: got {group!r}, allowed is a text")
+def _check_text(entry: Mapping[str, Any], field: str, where: str) -> None:
+    value = entry.get(field)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{where}.{field}: got {value!r}, allowed is a text")
 
 
 def _entries(values: Mapping[str, Any], field: str, where: str) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from ecocseg.config import require
 from ecocseg.data.config import DatasetConfig
 from ecocseg.data.dataset import Stream
 from ecocseg.data.manifest import Manifest, Row
+from ecocseg.data.noise import LabelNoise
 from ecocseg.data.partition import PartitionConfig, split_keys
 from ecocseg.data.transforms import TransformConfig
 from ecocseg.engine.evaluate import EvaluationConfig
@@ -26,6 +27,8 @@ class SourceConfig:
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     limit: int | None = None
     """The first so many images only; a quick look, not a protocol."""
+    noise: LabelNoise | None = None
+    """Of the labelled images' labels some are wrong, as training reads them; None for none."""
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit > 0, "limit", self.limit, "null or 1 or more")
@@ -46,6 +49,9 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         if (self.unlabelled is None) != (self.unlabelled_transform is None):
             raise ConfigError("unlabelled and unlabelled_transform go together: give both or none")
+        for name in ("unlabelled", "evaluated"):
+            noise = getattr(getattr(self, name), "noise", None)
+            require(noise is None, f"{name}.noise", noise, "null: noise is for labelled.noise")
 
     @property
     def datasets(self) -> list[str]:
@@ -134,6 +140,7 @@ def build_streams(
                     batch_size=labelled_batch,
                     transform=benchmark.labelled_transform,
                     names=taught,
+                    noise=benchmark.labelled.noise,
                 )
             )
             continue

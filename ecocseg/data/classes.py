@@ -8,7 +8,7 @@ Pascal VOC, and the annotations of COCO 2017.
 """
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -271,6 +271,34 @@ CLASS_TABLES: dict[str, ClassTable] = {
     "acdc4": ACDC_4,
     "whu_cd2": WHU_CD_2,
 }
+
+# What each class is most easily taken for, by its name: of Cityscapes, then of CamVid.
+_CONFUSABLE = {
+    "road": "sidewalk", "sidewalk": "road", "building": "wall", "wall": "fence", "fence": "wall",
+    "pole": "traffic sign", "traffic light": "traffic sign", "traffic sign": "pole",
+    "vegetation": "terrain", "terrain": "vegetation", "sky": "building", "person": "rider",
+    "rider": "person", "car": "truck", "truck": "car", "bus": "truck", "train": "bus",
+    "motorcycle": "bicycle", "bicycle": "motorcycle",
+    "Sky": "Building", "Building": "Tree", "Pole": "SignSymbol", "Road": "Pavement",
+    "Pavement": "Road", "Tree": "Building", "SignSymbol": "Pole", "Fence": "Building",
+    "Car": "Bicyclist", "Pedestrian": "Bicyclist", "Bicyclist": "Pedestrian",
+}  # fmt: skip
+
+
+def most_confusable(names: Sequence[str]) -> tuple[int, ...]:
+    """For each of N classes the train id of another one that it is most easily taken for.
+
+    Known for Cityscapes' and CamVid's class names; ConfigError for others.
+    """
+    for name in names:
+        if _CONFUSABLE.get(name) not in names:
+            raise ConfigError(
+                f"noise.kind: got 'confusable', but for class {name!r} no other class of the data "
+                "set is named as the one it is most easily taken for; allowed with the classes of "
+                "Cityscapes and CamVid: take kind: uniform, or add it to _CONFUSABLE in "
+                "ecocseg/data/classes.py"
+            )
+    return tuple(list(names).index(_CONFUSABLE[name]) for name in names)
 
 
 def class_table(spec: str | Mapping[str, Any]) -> ClassTable:

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ecocseg.config import require
+from ecocseg.data.classes import most_confusable
 from ecocseg.data.manifest import Row
+from ecocseg.data.noise import LabelNoise
 from ecocseg.data.resize import bilinear
 from ecocseg.data.sampling import EpochSampler, RareClasses, RareClassSampler
 from ecocseg.data.transforms import (
@@ -95,13 +97,15 @@ class Stream:
     labelled: bool = True
     """False hides the labels: every label pixel reads 255."""
     names: Sequence[str] = ()
-    """Class names, for messages."""
+    """Class names, for messages and for `noise`."""
     rare_classes: RareClasses | None = None
     """Draws images by their rare classes instead of in passes; for labelled streams."""
     margins: Margins | None = None
     """Pixels at top, bottom, left and right of the whole image that `Sample.trusted` excludes."""
     targets: Path | None = None
     """Folder of stored pseudo-labels, `<key>.png`, that become `Sample.targets`."""
+    noise: LabelNoise | None = None
+    """Which of the labels are wrong, before they are cropped; for labelled streams."""
 
     def __post_init__(self) -> None:
         if self.rare_classes is not None and not self.labelled:
@@ -109,6 +113,10 @@ class Stream:
                 f"stream {self.name!r}: rare_classes needs labels, and this stream hides them; "
                 "leave it out"
             )
+        if self.noise is not None:
+            require(self.labelled, "noise", self.noise, "null: this stream hides its labels")
+            if self.noise.kind == "confusable":
+                most_confusable(self.names)
         if self.margins is not None:
             top, bottom, left, right = self.margins
             smallest = [min(row.image_size[axis] for row in self.rows) for axis in (0, 1)]
@@ -163,6 +171,9 @@ class StepBatches(Dataset[dict[str, Sample]]):
             image = read_stored(row)
             if stream.labelled:
                 label = read_label(row)
+                if stream.noise is not None:
+                    wrong = stream.noise.applied(label.numpy(), row.key, stream.names)
+                    label = torch.from_numpy(wrong)
             else:
                 label = torch.full(row.image_size, IGNORE, dtype=torch.uint8)
             targets = None

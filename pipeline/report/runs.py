@@ -91,6 +91,7 @@ def _experiment(name: str, rows: list[dict[str, Any]], records: Mapping[str, Rec
         cells=tuple(cells.values()),
         references=_references(first.get("reference") or (), name, blocks),
         mixed_protocols=bool(first.get("mixed_protocols")),
+        columns=_text(first.get("columns")),
     )
     refuse_mixtures(experiment)
     return experiment
@@ -174,6 +175,7 @@ def _references(
 
 
 def _label(row: Mapping[str, Any], with_encoding: bool) -> str:
-    """The row's name, told apart by its encoding where several share it: "DACS (ECOC)"."""
-    encoding = {"ecoc": "ECOC"}.get(row["encoding"], row["encoding"])
-    return f"{row['label']} ({encoding})" if with_encoding else row["label"]
+    """The row's name, told apart by encoding and variant: "DACS (ECOC)", "DACS (ECOC, text)"."""
+    encoding = {"ecoc": "ECOC"}.get(row["encoding"], row["encoding"]) if with_encoding else None
+    told = ", ".join(filter(None, (encoding, row.get("variant"))))
+    return f"{row['label']} ({told})" if told else row["label"]
