@@ -1,4 +1,8 @@
-"""What stands on the ground and does not move: trees, poles, traffic lights, signs, clutter."""
+"""What stands on the ground and does not move: trees, poles, traffic lights, signs, clutter.
+
+Poles, lights and signs are half as large again as real ones: in a picture of 96 rows they would
+else be a pixel wide.
+"""
 
 import math
 
@@ -39,9 +43,9 @@ def draw_lamp_post(canvas: Canvas, dice: Dice, style: Style, x: float, z: float)
     post = Sprite(canvas, x, z)
     paint = post.mix(dice.colour(style.metal, 0.2), METAL)
     height = dice.between(5.0, 8.5)
-    post.limb((0, 0), (0, height), 0.17, paint, labels.POLE)
+    post.limb((0, 0), (0, height), 0.3, paint, labels.POLE)
     inward = -1.4 if x > 0 else 1.4
-    post.limb((0, height), (inward, height + 0.3), 0.1, paint, labels.POLE)
+    post.limb((0, height), (inward, height + 0.3), 0.18, paint, labels.POLE)
     post.box(inward - 0.3, height + 0.2, inward + 0.3, height + 0.42, paint, labels.POLE)
 
 
@@ -49,7 +53,7 @@ def draw_bollard(canvas: Canvas, dice: Dice, style: Style, x: float, z: float) -
     """A knee-high post."""
     post = Sprite(canvas, x, z)
     paint = post.mix(dice.colour(style.metal, 0.2), METAL)
-    post.limb((0, 0), (0, dice.between(0.8, 1.1)), 0.14, paint, labels.POLE)
+    post.limb((0, 0), (0, dice.between(0.8, 1.1)), 0.2, paint, labels.POLE)
 
 
 def _signal(sprite: Sprite, dice: Dice, centre: Point, housing: Colour, scale_: float) -> None:
@@ -72,15 +76,15 @@ def draw_signal(canvas: Canvas, dice: Dice, style: Style, x: float, z: float) ->
     metal = dice.colour(style.metal, 0.2)
     paint = post.mix(metal, METAL)
     housing = dice.pick(((38, 40, 42), (38, 40, 42), scale(style.metal[0], 0.6)))
-    size = dice.between(0.95, 1.3)
+    size = dice.between(1.5, 1.9)
     if dice.chance(0.4):
         height = dice.between(5.0, 6.0)
         inward = (-1 if x > 0 else 1) * dice.between(2.5, 4.5)
-        post.limb((0, 0), (0, height), 0.2, paint, labels.POLE)
-        post.limb((0, height), (inward, height + 0.2), 0.14, paint, labels.POLE)
+        post.limb((0, 0), (0, height), 0.3, paint, labels.POLE)
+        post.limb((0, height), (inward, height + 0.2), 0.2, paint, labels.POLE)
         _signal(post, dice, (inward, height - 0.3), housing, size)
     else:
-        post.limb((0, 0), (0, 3.0), 0.15, paint, labels.POLE)
+        post.limb((0, 0), (0, 3.0), 0.24, paint, labels.POLE)
     _signal(post, dice, (0.0, 2.7), housing, size)
 
 
@@ -89,19 +93,19 @@ def draw_sign(canvas: Canvas, dice: Dice, style: Style, x: float, z: float) -> N
     post = Sprite(canvas, x, z)
     pole = post.mix(dice.colour(style.metal, 0.2), METAL)
     height = dice.between(2.2, 3.1)
-    post.limb((0, 0), (0, height), 0.1, pole, labels.POLE)
+    post.limb((0, 0), (0, height), 0.2, pole, labels.POLE)
     vivid = 1.0 if style.texture < 1 else 0.85
     red, blue = scale((210, 40, 40), vivid), scale((40, 90, 190), vivid)
     white, yellow = scale((240, 240, 238), vivid), scale((245, 200, 50), vivid)
     for level in range(dice.pick((1, 1, 2))):
-        v = height - level * 0.85
+        v = height - level * 1.2
         _plate(post, dice, v, (red, blue, white, yellow, scale(style.metal[0], 1.1)))
 
 
 def _plate(post: Sprite, dice: Dice, v: float, colours: tuple[Colour, ...]) -> None:
     label = labels.TRAFFIC_SIGN
     red, blue, white, yellow, grey = (post.mix(colour, METAL) for colour in colours)
-    size = dice.between(0.32, 0.44)
+    size = dice.between(0.48, 0.62)
     kind = dice.whole(0, 6)
     if kind <= 1:  # prohibition
         post.disc(0, v, size, size, red, label)

@@ -9,7 +9,7 @@ from ecocseg.data.streets.plan import Lane, Side, Street
 from ecocseg.data.streets.style import Style
 
 # How often a scene is given what is rare in a street. Some of it ends up hidden or out of sight.
-BUS, TRUCK, MOTORCYCLE, CYCLIST, BICYCLES = 0.27, 0.27, 0.45, 0.5, 0.45
+BUS, TRUCK, MOTORCYCLE, CYCLIST, BICYCLES = 0.42, 0.42, 0.75, 0.85, 0.75
 _CONTACT = 150  # how dark the ground is below a vehicle (0..255)
 _SLOT = 5.9  # metres of kerb per parked car
 
@@ -77,7 +77,7 @@ class Population:
             return
         dice = self.dice
         oncoming = dice.chance(0.5)
-        near = self._in_sight(self.street.rails, 7.0, 28.0)
+        near = self._in_sight(self.street.rails, 6.0, 18.0)
         mesh = vehicles.tram(dice, self.style)
         self._add_vehicle([mesh], labels.TRAIN, self.street.rails, near, oncoming)
 
@@ -96,7 +96,7 @@ class Population:
                 lane: Lane = dice.pick(street.lanes)
                 x, oncoming = lane.x + dice.between(-0.2, 0.2), lane.oncoming
             ours = abs(x) < 1.7
-            near = self._in_sight(x, 13.0 if ours else 6.0, 30.0 if ours else 26.0)
+            near = self._in_sight(x, 12.0 if ours else 6.0, 22.0 if ours else 18.0)
             if self._free(x, near, near + 12):
                 self._add_vehicle(meshes, label, x, near, oncoming)
                 return
@@ -155,13 +155,13 @@ class Population:
                     x, along = side.sign * edge, True
                 else:
                     x, along = dice.between(-5.0, 5.0), False
-                z = self._in_sight(x, 5.0, 24.0)
+                z = self._in_sight(x, 4.5, 11.0)
                 if self._free(x, z - 0.5, z + 0.5):
                     self._two_wheeler(x, z, motor=False, ridden=True, along=along)
         if dice.chance(BICYCLES):
             side = dice.pick(street.sides)
             x = side.sign * (side.outer - dice.between(0.4, 0.9))
-            z = self._in_sight(x, 5.0, 20.0)
+            z = self._in_sight(x, 4.5, 10.0)
             along = dice.chance(0.3)
             for i in range(dice.whole(1, 5)):
                 u, w = (x + i * 0.6, z) if along else (x, z + i * 0.7)
@@ -172,14 +172,14 @@ class Population:
         if dice.chance(0.5):
             lane: Lane = dice.pick(street.lanes)
             x = lane.x + dice.between(-0.6, 0.6)
-            z = self._in_sight(x, 5.0, 16.0)
+            z = self._in_sight(x, 4.5, 11.0)
             if self._free(x, z - 1, z + 1):
                 self._taken.append((x, z - 1.0, z + 1.0))
                 self._two_wheeler(x, z, motor=True, ridden=True, along=dice.chance(0.8))
             return
         side = dice.pick(street.sides)
         x = side.sign * (side.curb + dice.between(-0.9, 0.7))
-        z = self._in_sight(x, 5.0, 16.0)
+        z = self._in_sight(x, 4.5, 11.0)
         if self._free(x, z - 1, z + 1):
             self._taken.append((x, z - 1.2, z + 2.2))
             for i in range(dice.pick((1, 1, 2, 3))):
@@ -212,7 +212,7 @@ class Population:
             else:
                 inner = side.curb + side.strip + 0.3
                 x, low = side.sign * dice.between(inner, max(side.outer - 0.3, inner + 0.2)), 4.5
-            z = self._in_sight(x, low, 38.0)
+            z = self._in_sight(x, low, 20.0)
             for i in range(group):
                 u, w = x + i * dice.between(0.45, 0.75), z + dice.between(-0.6, 0.6)
                 if self._free(u, w, w):
@@ -250,11 +250,11 @@ class Population:
         for lot in gaps:
             if dice.chance(0.6) and lot.near > 7:
                 self._stand(furniture.draw_signal, kerb, lot.near - dice.between(0.5, 1.5))
-        if dice.chance(0.35):
-            self._stand(furniture.draw_signal, kerb, self._in_sight(kerb, 7, 28))
+        if dice.chance(0.65):
+            self._stand(furniture.draw_signal, kerb, self._in_sight(kerb, 6, 14))
         for _ in range(dice.whole(0, 3)):
-            self._stand(furniture.draw_sign, kerb, self._in_sight(kerb, 8, 30))
-        if dice.chance(0.15 + 0.3 * style.clutter):
+            self._stand(furniture.draw_sign, kerb, self._in_sight(kerb, 6, 18))
+        if dice.chance(0.25 + 0.3 * style.clutter):
             start, pitch = self._in_sight(kerb, 4, 14), dice.between(1.2, 2.5)
             for i in range(dice.whole(3, 9)):
                 if not open_road(start + i * pitch):

@@ -15,7 +15,7 @@ from ecocseg.data.streets.sensor import develop
 from ecocseg.data.streets.style import STYLES, Domain
 from ecocseg.errors import ConfigError
 
-_TRACK = 0.24  # share of streets with a tram
+_TRACK = 0.34  # share of streets with a tram
 
 
 @dataclass(frozen=True)
