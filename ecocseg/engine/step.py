@@ -21,6 +21,7 @@ from ecocseg.engine.seed import seeded
 from ecocseg.errors import ConfigError
 from ecocseg.methods.base import Context, Method
 from ecocseg.models.checkpointing import checkpoint_blocks
+from ecocseg.models.modes import modes, set_modes
 from ecocseg.models.segmenter import Segmenter
 from ecocseg.models.sharing import share
 
@@ -28,6 +29,9 @@ from ecocseg.models.sharing import share
 class Learner:
     """Student, teacher and optimiser of one run.
 
+    Modules that are in evaluation mode within a network in training mode, such as frozen batch
+    normalisation, stay so, in the teacher too; a network all in evaluation mode is put into
+    training mode.
     `folder` is where a method with several stages leaves what the next one needs. Each process of
     a `group` has its own of all this, equal to those of the others after every step.
     """
@@ -54,6 +58,9 @@ class Learner:
             )
         self.student = model.to(device)
         share(self.student, group)
+        if not self.student.training:
+            self.student.train()
+        self._modes = modes(self.student)
         self.first_weights: Mapping[str, Tensor] = {}
         if method.restarts:
             # Not in the checkpoint: seed and weights file give the same network again.
@@ -116,8 +123,12 @@ class Learner:
     def _train_step(
         self, batch: Mapping[str, Sample], place: int, length: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        self.student.train()
+        if self.student.training:
+            self._modes = modes(self.student)
+        else:
+            set_modes(self.student, self._modes)
         if self.teacher is not None:
+            set_modes(self.teacher, self._modes)
             self.method.prepare_teacher(self.teacher)
         self.optimizer.zero_grad(set_to_none=True)
         logs: dict[str, Tensor] = {}

@@ -158,7 +158,7 @@ class Method(ABC):
         """Yield the summands of the step's loss; their sum is what is minimised."""
 
     def prepare_teacher(self, teacher: nn.Module) -> None:
-        """Set the teacher's modes; by default it runs as in evaluation."""
+        """Change the teacher's modes from the student's; by default it runs as in evaluation."""
         teacher.eval()
 
 

@@ -58,7 +58,6 @@ class DACS(Method):
 
     def prepare_teacher(self, teacher: nn.Module) -> None:
         """No dropout; batch normalisation by the teacher's own batches, as in the released code."""
-        teacher.train()
         for module in teacher.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd) or "DropPath" in str(type(module)):
                 module.eval()

@@ -22,6 +22,7 @@ from ecocseg.methods.consistency import (
     taught,
     view_loss,
 )
+from ecocseg.models.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,8 @@ class FixMatch(Method):
 
         with torch.no_grad():
             strong, strong_partner = strong_views((weak, partner), context, config)
-            student.eval()
-            other = encoding.pseudo_label(student(partner.images), partner.valid)
-            student.train()
+            with evaluating(student):
+                other = encoding.pseudo_label(student(partner.images), partner.valid)
 
         joint = student(torch.cat([labelled.images, weak.images]))
         logits, weak_logits = joint.split([len(labelled.images), len(weak.images)])

@@ -23,6 +23,7 @@ from ecocseg.methods.consistency import (
     taught,
     view_loss,
 )
+from ecocseg.models.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,8 @@ class UniMatch(Method):
             *strong, first_partner, second_partner = strong_views(
                 (weak, weak, partner, partner), context, config
             )
-            student.eval()
-            other = encoding.pseudo_label(student(partner.images), partner.valid)
-            student.train()
+            with evaluating(student):
+                other = encoding.pseudo_label(student(partner.images), partner.valid)
 
         counts = [len(labelled.images), len(weak.images)]
         images = torch.cat([labelled.images, weak.images])
