@@ -7,7 +7,7 @@ Half of an image's own classes are pasted, as the paper says; DAFormer's and MIC
 each image from the classes of the whole batch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from ecocseg.data.transforms import Sample
 from ecocseg.methods.base import (
     Context,
     Loss,
+    Losses,
     Method,
     heads_loss,
     require_alike,
@@ -62,7 +63,7 @@ class DACS(Method):
             if isinstance(module, nn.modules.dropout._DropoutNd) or "DropPath" in str(type(module)):
                 module.eval()
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """Yield the source summand, then the mixed one."""
         source, target = batch["labelled"], batch["unlabelled"]
         require_alike(source, target, self.name, batches=True)
@@ -72,7 +73,7 @@ class DACS(Method):
     def source_loss(self, context: Context, source: Sample) -> Loss:
         """The loss on the source images' labels."""
         value, parts = supervised_terms(
-            context, context.outputs(source.images).heads, source.labels, over_valid=False
+            context, context.outputs(source.images).heads, source.labels
         )
         return Loss(value=value, logs={"loss/labelled": value.detach(), **parts})
 

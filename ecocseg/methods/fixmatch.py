@@ -5,18 +5,21 @@ the ECOC form is the paper's App. H. One difference: CutMix partners come from a
 own order (in the public code both loaders happen to walk the same order).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ecocseg.config import require
+from ecocseg.data.mixing import paste
 from ecocseg.data.transforms import Sample
-from ecocseg.methods.base import Context, Loss, Method, require_alike
+from ecocseg.methods.base import Context, Loss, Losses, Method, counted, require_alike
 from ecocseg.methods.consistency import (
     ConsistencyConfig,
     cutmix,
+    cutmix_box,
     labelled_loss,
+    labelled_pixels,
     logged,
     strong_views,
     taught,
@@ -47,7 +50,7 @@ class FixMatch(Method):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """One summand: labelled and weak views share a forward pass, as in the public code."""
         labelled, weak, partner = (batch[name] for name in self.streams)
         require_alike(labelled, weak, self.name, batches=False)
@@ -55,22 +58,24 @@ class FixMatch(Method):
 
         with torch.no_grad():
             strong, strong_partner = strong_views((weak, partner), context, config)
-            with evaluating(student):
-                other = encoding.pseudo_label(student(partner.images), partner.valid)
+            box = cutmix_box(weak, context, config)
+        labelled_divisor, strong_divisor = yield counted(
+            labelled_pixels(context, labelled.labels, config),
+            paste(box, partner.valid, weak.valid),
+        )
+        with torch.no_grad(), evaluating(student):
+            other = encoding.pseudo_label(student(partner.images), partner.valid)
 
         joint = student(torch.cat([labelled.images, weak.images]))
         logits, weak_logits = joint.split([len(labelled.images), len(weak.images)])
         with torch.no_grad():
             pseudo = encoding.pseudo_label(weak_logits.detach(), weak.valid)
-            view = cutmix(
-                taught(strong, pseudo, weak),
-                taught(strong_partner, other, partner),
-                context,
-                config.cutmix_probability,
-            )
+            view = cutmix(taught(strong, pseudo), taught(strong_partner, other), box)
 
-        labelled_value, labelled_parts = labelled_loss(context, logits, labelled.labels, config)
-        strong_value, parts = view_loss(context, student(view.images), view)
+        labelled_value, labelled_parts = labelled_loss(
+            context, logits, labelled.labels, config, labelled_divisor
+        )
+        strong_value, parts = view_loss(context, student(view.images), view, strong_divisor)
         share = config.unlabelled_weight
         yield Loss(
             value=(labelled_value + share * strong_value) / (1 + share),

@@ -48,6 +48,8 @@ CASES = {
     "fixmatch_dice": ("fixmatch", "one-hot", DICE),
     "fixmatch_hard": ("fixmatch", "ecoc", {"method_options": HARD}),
     "dacs_micro": ("dacs", "ecoc", {"micro_batches": 2}),
+    "fixmatch_micro": ("fixmatch", "ecoc", {"micro_batches": 2}),
+    "unimatch_v2_micro": ("unimatch_v2", "ecoc", {"micro_batches": 2}),
     "dacs_single_images": ("dacs", "one-hot", {"labelled_batch": 2, "unlabelled_batch": 2}),
     "unimatch_clipped": ("unimatch", "ecoc", {"clip_norm": 0.5}),
     "dacs_checkpointing": ("dacs", "ecoc", {"activation_checkpointing": True}),
