@@ -171,7 +171,9 @@ def test_hard_pixels_of_a_batch_in_parts_are_refused(encoding, method, tmp_path)
 
 
 def test_a_crop_of_its_own_in_each_part_is_refused(tiny_run):
-    run = tiny_run("supervised", "one-hot", method_options={"divisor": "valid"}, micro_batches=2)
+    # Batch statistics want two images in a part.
+    fields = {"labelled_batch": 4, "unlabelled_batch": 4, "micro_batches": 2}
+    run = tiny_run("supervised", "one-hot", method_options={"divisor": "valid"}, **fields)
     hrda = Trainer(
         run.trainer.config,
         model=tiny_run("mic", "one-hot").trainer.student,
