@@ -18,6 +18,7 @@ from ecocseg.data.manifest import Row
 from ecocseg.encodings.base import Encoding
 from ecocseg.engine.evaluate import EvaluationConfig, whole_logits, window_batches
 from ecocseg.metrics import tally
+from ecocseg.models.modes import evaluating
 from ecocseg.types import IGNORE
 
 IMAGES = 100
@@ -50,22 +51,21 @@ def diagnose(
     too): count, confidence (sum) and correct, [K,bins] by channel or [N,bins] by predicted class;
     labels: what `Encoding.label_diagnostics` counts. Mode whole: logits are interpolated to the
     label's size. Mode slide: each window is an image of its own, its label brought to the image's
-    size, so that what lies under several windows counts for each. The model is put into evaluation
-    mode and left in the mode it had.
+    size, so that what lies under several windows counts for each. The model is in evaluation mode
+    meanwhile; its modules are left in the modes they had.
     """
-    training = model.training
-    model.eval()
     totals: dict[str, Tensor] = {}
-    for row in rows:
-        image = read_image(row)[None].to(device).float() / 255
-        label = read_label(row)[None].to(device)
-        for part, truth in _views(image, label, config):
-            with torch.autocast(device.type, autocast) if autocast else nullcontext():
-                logits = whole_logits(model, part, config.multiple)
-            for one, its_truth in zip(logits, truth, strict=True):
-                for name, value in count_pixels(encoding, *labelled_pixels(one, its_truth)).items():
-                    totals[name] = totals[name] + value if name in totals else value
-    model.train(training)
+    with evaluating(model):
+        for row in rows:
+            image = read_image(row)[None].to(device).float() / 255
+            label = read_label(row)[None].to(device)
+            for part, truth in _views(image, label, config):
+                with torch.autocast(device.type, autocast) if autocast else nullcontext():
+                    logits = whole_logits(model, part, config.multiple)
+                for one, its_truth in zip(logits, truth, strict=True):
+                    counts = count_pixels(encoding, *labelled_pixels(one, its_truth))
+                    for name, value in counts.items():
+                        totals[name] = totals[name] + value if name in totals else value
     return _plain(totals)
 
 

@@ -15,6 +15,7 @@ from ecocseg.data.dataset import read_image, read_label
 from ecocseg.data.manifest import Manifest, Row
 from ecocseg.encodings.base import Encoding
 from ecocseg.files import atomic_path
+from ecocseg.models.modes import evaluating
 
 Picture = NDArray[np.uint8]
 
@@ -51,10 +52,9 @@ def save_panel(
     for row in rows:
         image, label = read_image(row), read_label(row).numpy()
         batch = image[None].to(device).float() / 255
-        student.eval()
-        teacher.eval()
-        taught = _at(teacher(batch), label.shape)
-        prediction = encoding.decode(_at(student(batch), label.shape))[0].cpu().numpy()
+        with evaluating(student), evaluating(teacher):
+            taught = _at(teacher(batch), label.shape)
+            prediction = encoding.decode(_at(student(batch), label.shape))[0].cpu().numpy()
         confident = (encoding.confidence(taught)[0] > encoding.quality_threshold).cpu().numpy()
         faded = _paint(encoding.decode(taught)[0].cpu().numpy(), colours)
         faded = np.where(confident[..., None], faded, faded // 3)
@@ -82,10 +82,10 @@ def save_pseudo_labels(
     """
     colours = np.array([*manifest.classes.colors], dtype=np.uint8)
     found: list[tuple[list[Picture], dict[str, NDArray[np.float64]]]] = []
-    teacher.eval()
     for row in rows:
         image, label = read_image(row), read_label(row).numpy()
-        logits = _at(teacher(image[None].to(device).float() / 255), label.shape)
+        with evaluating(teacher):
+            logits = _at(teacher(image[None].to(device).float() / 255), label.shape)
         first, second = encoding.class_scores(logits).topk(2, dim=1).indices[0].cpu().numpy()
         maps = {"confidence": encoding.confidence(logits), **encoding.label_maps(logits)}
         pictures = [_paint(classes, colours) for classes in (label, first, second)]

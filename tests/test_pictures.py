@@ -47,7 +47,7 @@ def test_classes_have_their_colours(shown):
         label = int(read_label(source)[24, 48])
         expected = colours[label] if label != 255 else (0, 0, 0)
         assert tuple(cell(picture, row, 1)) == expected
-        logits = run.trainer.teacher(read_image(source)[None].float() / 255)
+        logits = run.trainer.teacher.eval()(read_image(source)[None].float() / 255)
         whole = functional.interpolate(logits, (48, 96), mode="bilinear", align_corners=False)
         scores = run.encoding.class_scores(whole)[0, :, 24, 48].tolist()
         first, second = sorted(range(19), key=lambda n: -scores[n])[:2]

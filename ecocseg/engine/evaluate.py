@@ -17,6 +17,7 @@ from ecocseg.encodings.base import Encoding
 from ecocseg.engine.distributed import SINGLE, Group
 from ecocseg.iou import Score, mean_score
 from ecocseg.metrics import confusion_matrix
+from ecocseg.models.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,31 +109,29 @@ def evaluate(
     With `per` folder [V,N,N]: one for each of V folders of keys (up to the last /), by their names.
     Logits (whole) or what the windows are averaged as (slide) are brought to the label's size
     before the decision.
-    The model is put into evaluation mode and left in the mode it had. Several processes share the
-    images; each has the counts of all.
+    The model is in evaluation mode meanwhile; its modules are left in the modes they had. Several
+    processes share the images; each has the counts of all.
     """
-    training = model.training
-    model.eval()
     folders = sorted({_folder(row) for row in rows}) if config.per == "folder" else [""]
     total = torch.zeros(len(folders), encoding.num_classes, encoding.num_classes, dtype=torch.int64)
     at_once = config.batch_size if config.mode == "whole" else 1
-    for batch in group.part(_same_size(rows, at_once)):
-        images = torch.stack([read_image(row) for row in batch]).to(device).float() / 255
-        labels = torch.stack([read_label(row) for row in batch]).to(device)
-        with torch.autocast(device.type, autocast) if autocast else nullcontext():
-            if config.mode == "whole":
-                prediction = predict_whole(
-                    model, encoding, images, labels.shape[-2:], config.multiple
-                )
-            else:
-                prediction = predict_slide(model, encoding, images, labels.shape[-2:], config)
-        if config.per == "set":
-            total[0] += confusion_matrix(prediction, labels, encoding.num_classes).cpu()
-            continue
-        for row, predicted, truth in zip(batch, prediction, labels, strict=True):
-            counts = confusion_matrix(predicted, truth, encoding.num_classes).cpu()
-            total[folders.index(_folder(row))] += counts
-    model.train(training)
+    with evaluating(model):
+        for batch in group.part(_same_size(rows, at_once)):
+            images = torch.stack([read_image(row) for row in batch]).to(device).float() / 255
+            labels = torch.stack([read_label(row) for row in batch]).to(device)
+            with torch.autocast(device.type, autocast) if autocast else nullcontext():
+                if config.mode == "whole":
+                    prediction = predict_whole(
+                        model, encoding, images, labels.shape[-2:], config.multiple
+                    )
+                else:
+                    prediction = predict_slide(model, encoding, images, labels.shape[-2:], config)
+            if config.per == "set":
+                total[0] += confusion_matrix(prediction, labels, encoding.num_classes).cpu()
+                continue
+            for row, predicted, truth in zip(batch, prediction, labels, strict=True):
+                counts = confusion_matrix(predicted, truth, encoding.num_classes).cpu()
+                total[folders.index(_folder(row))] += counts
     total = group.sum(total.to(device)).cpu()
     return total[0] if config.per == "set" else total
 

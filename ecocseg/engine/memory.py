@@ -6,7 +6,7 @@ once, and whenever the method calls it, a block as large as what that run holds 
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ecocseg.config import from_mapping
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings import build_encoding
+from ecocseg.engine.distributed import SINGLE
 from ecocseg.engine.footprint import Footprint, footprint, weights
 from ecocseg.engine.meter import Meter
 from ecocseg.engine.recipe import recipe_text, step_sizes
@@ -25,7 +26,7 @@ from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.seed import generator
 from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
-from ecocseg.methods.base import Context, Method
+from ecocseg.methods.base import Context, Method, summands
 from ecocseg.models.blank import META
 from ecocseg.models.config import ModelConfig
 from ecocseg.models.network import FeatureChange
@@ -187,7 +188,7 @@ def _step(
             steps=1,
             random=generator(0),
         )
-        for loss in method.losses(context, batch):
+        for loss in summands([method.losses(context, batch)], SINGLE):
             loss.value.backward()
             # Its graph goes before the next summand makes another, as in training.
             del loss
@@ -262,7 +263,14 @@ class _Network:
         """As `Segmenter.features`."""
         return _like(self._found("features", images).outputs.features)
 
-    def train(self) -> None:
+    training = True
+    """Modes change no size."""
+
+    def modules(self) -> Iterator["_Network"]:
+        """Itself."""
+        yield self
+
+    def train(self, mode: bool = True) -> None:
         """Modes change no size."""
 
     def eval(self) -> None:

@@ -35,7 +35,8 @@ class FitConfig:
     memory, about a third more time, the same numbers."""
     micro_batches: int = 1
     """Parts that a step's batch is cut into, one after the other: less memory, other batch
-    statistics and random draws, so not paper-exact above 1."""
+    statistics and random draws, so not paper-exact above 1. Means over pixels are those of the
+    whole batch; a Dice loss, which is no mean over pixels, is of each part."""
     gpus: int = 1
     """GPUs that the recipe is meant for, each with a process. They compute what one computes with
     the same batch: not part of a run's identity."""

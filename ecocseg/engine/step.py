@@ -1,7 +1,7 @@
 """The networks of a run and one step of their training."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from ecocseg.engine.optim import build_optimizer
 from ecocseg.engine.schedule import FitConfig
 from ecocseg.engine.seed import seeded
 from ecocseg.errors import ConfigError
-from ecocseg.methods.base import Context, Method
+from ecocseg.methods.base import Context, Losses, Method, summands
 from ecocseg.models.checkpointing import checkpoint_blocks
+from ecocseg.models.modes import modes, set_modes
 from ecocseg.models.segmenter import Segmenter
 from ecocseg.models.sharing import share
 
@@ -28,6 +29,9 @@ from ecocseg.models.sharing import share
 class Learner:
     """Student, teacher and optimiser of one run.
 
+    Modules that are in evaluation mode within a network in training mode, such as frozen batch
+    normalisation, stay so, in the teacher too; a network all in evaluation mode is put into
+    training mode.
     `folder` is where a method with several stages leaves what the next one needs. Each process of
     a `group` has its own of all this, equal to those of the others after every step.
     """
@@ -54,6 +58,9 @@ class Learner:
             )
         self.student = model.to(device)
         share(self.student, group)
+        if not self.student.training:
+            self.student.train()
+        self._modes = modes(self.student)
         self.first_weights: Mapping[str, Tensor] = {}
         if method.restarts:
             # Not in the checkpoint: seed and weights file give the same network again.
@@ -116,18 +123,21 @@ class Learner:
     def _train_step(
         self, batch: Mapping[str, Sample], place: int, length: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        self.student.train()
+        if self.student.training:
+            self._modes = modes(self.student)
+        else:
+            set_modes(self.student, self._modes)
         if self.teacher is not None:
+            set_modes(self.teacher, self._modes)
             self.method.prepare_teacher(self.teacher)
         self.optimizer.zero_grad(set_to_none=True)
-        logs: dict[str, Tensor] = {}
         parts = self.config.micro_batches
+        losses = []
         for number, part in enumerate(_micro_batches(batch, parts)):
             later = [number] if number else []
             random = self.group.generator(self.seed, "method", self.step, *later)
-            context = self._context(random, place, length)
-            for name, value in self._accumulate(part, context, 1 / parts).items():
-                logs[name] = logs[name] + value / parts if name in logs else value / parts
+            losses.append(self.method.losses(self._context(random, place, length), part))
+        logs = self._accumulate(losses)
         parameters = list(self.student.parameters())
         if self.group.size > 1:
             # Log values may share their memory with other tensors. A parameter without gradient has
@@ -153,14 +163,13 @@ class Learner:
             steps=length,
             random=random,
             group=self.group,
+            micro_batches=self.config.micro_batches,
         )
 
-    def _accumulate(
-        self, batch: Mapping[str, Sample], context: Context, share: float
-    ) -> dict[str, Tensor]:
-        """Add `share` of the batch's gradient to the student's; returns the batch's scalars."""
+    def _accumulate(self, parts: Sequence[Losses]) -> dict[str, Tensor]:
+        """Add the batch's gradient to the student's, part by part; returns its scalars."""
         logs: dict[str, Tensor] = {"loss": torch.zeros((), device=self.device)}
-        losses = iter(self.method.losses(context, batch))
+        losses = summands(parts, self.group)
         while True:
             with (
                 torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
@@ -168,11 +177,12 @@ class Learner:
                 loss = next(losses, None)
             if loss is None:
                 return logs
-            (loss.value * share).backward()
-            logs["loss"] = logs["loss"] + loss.value.detach()
-            logs |= {name: value.detach() for name, value in loss.logs.items()}
+            (loss.value / len(parts)).backward()
+            for name, value in {**loss.logs, "loss": loss.value}.items():
+                share = value.detach() / len(parts)
+                logs[name] = logs[name] + share if name in logs else share
             # Its graph goes before the next summand makes another.
-            del loss
+            del loss, value
 
     @torch.no_grad()
     def update_teacher(self) -> None:

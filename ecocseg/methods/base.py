@@ -36,6 +36,8 @@ class Context:
     """The student as it was before training, frozen; None when the method asks for none."""
     group: Group = SINGLE
     """The processes that share the batch: what runs over images of the batch runs over theirs."""
+    micro_batches: int = 1
+    """The parts that the step's batch is cut into, of which the method gets one."""
 
     def outputs(self, images: Tensor) -> Outputs:
         """What the student gives for `images` [B,3,H,W] to learn from."""
@@ -50,6 +52,22 @@ class Loss:
     value: Tensor
     logs: Mapping[str, Tensor] = field(default_factory=dict)
     """Scalars for the curves, detached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """A method's question: what are sums divided by, so that they are means over these pixels?
+
+    The answer to `yield Counts(...)` is a divisor [n] of sums over this part of the batch. The mean
+    of the quotients over all parts and processes is the mean over the whole batch.
+    """
+
+    pixels: Tensor
+    """How many pixels of this part count for each of n means, int64 [n]."""
+
+
+Losses = Generator[Loss | Counts, Tensor, None]
+"""What `Method.losses` is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +172,45 @@ class Method(ABC):
         return list(streams)
 
     @abstractmethod
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
-        """Yield the summands of the step's loss; their sum is what is minimised."""
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
+        """Yield the summands of the step's loss; their sum is what is minimised.
+
+        What a mean over some of the pixels is divided by it asks with `Counts` before the pass that
+        the mean is of: the other parts of the batch count too before it goes on, and graphs that
+        it holds meanwhile are all in memory at once.
+        """
 
     def prepare_teacher(self, teacher: nn.Module) -> None:
-        """Set the teacher's modes; by default it runs as in evaluation."""
+        """Change the teacher's modes from the student's; by default it runs as in evaluation."""
         teacher.eval()
+
+
+def summands(parts: Sequence[Losses], group: Group) -> Iterator[Loss]:
+    """The summands of all parts of a batch.
+
+    Each is to be back-propagated and forgotten before the next is asked for. A part that has
+    counted goes on when every part has.
+    """
+    divisors: Tensor | None = None
+    while True:
+        counts = []
+        for part in parts:
+            found = next(part, None) if divisors is None else part.send(divisors)
+            while isinstance(found, Loss):
+                yield found
+                # Its graph goes before the next summand makes another.
+                del found
+                found = next(part, None)
+            if found is not None:
+                counts.append(found.pixels)
+        if not counts:
+            return
+        divisors = group.divisor(torch.stack(counts).sum(0)) / len(parts)
+
+
+def counted(*masks: Tensor) -> Counts:
+    """The true pixels of each of some masks."""
+    return Counts(pixels=torch.stack([mask.sum() for mask in masks]))
 
 
 def heads_loss(
@@ -167,13 +218,13 @@ def heads_loss(
     heads: Sequence[Head],
     targets: Tensor,
     weight: Tensor | None = None,
-    *,
-    over_valid: bool = False,
+    divisor: Tensor | None = None,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Loss of a network's heads, each by its share, and the parts of the first one.
 
-    `targets`: labels [B,H,W] or what a pseudo-label has; `weight` [B,H,W] or None. `over_valid`
-    divides by the labels that count instead of by all pixels.
+    `targets`: labels [B,H,W] or what a pseudo-label has; `weight` [B,H,W] or None. The mean is over
+    all pixels, or with `divisor`, of a head that covers the images, over those that it counts; a
+    head that does not counts the labels in its area.
     """
     values, parts = [], []
     for head in heads:
@@ -182,7 +233,11 @@ def heads_loss(
         terms = context.encoding.loss(
             head.logits, wanted, None if weight is None else weight[area].contiguous()
         )
-        scale = valid_scale(wanted != IGNORE, context.group) if over_valid else 1.0
+        scale: Tensor | float = 1.0
+        if divisor is not None and wanted.shape == targets.shape:
+            scale = wanted.numel() / divisor
+        elif divisor is not None:
+            scale = wanted.numel() / context.group.divisor((wanted != IGNORE).sum())
         values.append(terms.total * scale * head.weight)
         parts.append(terms.parts)
     return torch.stack(values).sum() if len(values) > 1 else values[0], parts[0]
@@ -194,14 +249,14 @@ def whole(logits: Tensor) -> tuple[Head]:
 
 
 def supervised_terms(
-    context: Context, heads: Sequence[Head], labels: Tensor, *, over_valid: bool
+    context: Context, heads: Sequence[Head], labels: Tensor, divisor: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss on given labels [B,H,W] and its parts for the curves.
 
-    `over_valid` divides by the pixels that count (the SSL recipes), else by all of them (the UDA
-    recipes, as in mmsegmentation).
+    A mean over the pixels that `divisor` counts (the SSL recipes), without it over all of them (the
+    UDA recipes, as in mmsegmentation).
     """
-    value, parts = heads_loss(context, heads, labels, over_valid=over_valid)
+    value, parts = heads_loss(context, heads, labels, divisor=divisor)
     return value, {f"labelled/{name}": part for name, part in parts.items()}
 
 
@@ -217,11 +272,3 @@ def require_alike(labelled: Sample, unlabelled: Sample, method: str, *, batches:
             f"width) and unlabelled ones of {'x'.join(map(str, second))}; the method {method!r} "
             "puts them together: give both the same"
         )
-
-
-def valid_scale(valid: Tensor, group: Group) -> Tensor:
-    """Factor from a mean over all pixels of `valid` [B,H,W] to one over its true pixels.
-
-    Those of all processes; the mean over processes of what it scales is that of the batch.
-    """
-    return valid.numel() / group.divisor(valid.sum())

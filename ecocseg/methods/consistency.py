@@ -16,7 +16,8 @@ from ecocseg.data.mixing import cutmix_mask, paste
 from ecocseg.data.transforms import Sample
 from ecocseg.encodings.base import Encoding
 from ecocseg.engine.distributed import SINGLE, Group
-from ecocseg.methods.base import Context, supervised_terms, valid_scale, whole
+from ecocseg.errors import ConfigError
+from ecocseg.methods.base import Context, supervised_terms, whole
 from ecocseg.types import IGNORE, PseudoLabel
 
 
@@ -62,21 +63,37 @@ class View:
     """As in `PseudoLabel`."""
     weight: Tensor
     """Of each pixel, 0 on padding, [B,H,W]."""
-    valid: Tensor
-    """False on padding, bool [B,H,W]."""
+
+
+def labelled_pixels(context: Context, labels: Tensor, config: LabelledConfig) -> Tensor:
+    """Pixels of labels [B,H,W] that `labelled_loss` is to be told the divisor of, bool [B,H,W].
+
+    Raises ConfigError when the hard ones of a whole batch are asked for, but it comes in parts.
+    """
+    if config.ohem_threshold is not None and context.micro_batches > 1:
+        raise ConfigError(
+            f"method.ohem_threshold: got {config.ohem_threshold} with schedule.micro_batches "
+            f"{context.micro_batches}; which pixels of a batch are its hardest is not known from a "
+            "part of it: set schedule.micro_batches to 1, or method.ohem_threshold to null"
+        )
+    return labels != IGNORE
 
 
 def labelled_loss(
-    context: Context, logits: Tensor, labels: Tensor, config: LabelledConfig
+    context: Context, logits: Tensor, labels: Tensor, config: LabelledConfig, divisor: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of `logits` [B,K,H,W] on labels [B,H,W] over the pixels that count, and its parts."""
+    """Loss of `logits` [B,K,H,W] on labels [B,H,W] over the pixels that count, and its parts.
+
+    `divisor` is that of `labelled_pixels`; hard pixels have their own.
+    """
     if config.ohem_threshold is not None:
         least = config.ohem_min_kept * len(labels) * context.group.size
         hard = hard_pixels(
             context.encoding, logits, labels, config.ohem_threshold, least, context.group
         )
         labels = labels.masked_fill(~hard, IGNORE)
-    return supervised_terms(context, whole(logits), labels, over_valid=True)
+        divisor = context.group.divisor(hard.sum())
+    return supervised_terms(context, whole(logits), labels, divisor)
 
 
 @torch.no_grad()
@@ -116,26 +133,36 @@ def strong_views(
     return list(views.split([len(sample.images) for sample in samples]))
 
 
-def taught(images: Tensor, pseudo: PseudoLabel, sample: Sample) -> View:
-    """A view of `sample` with the targets that its pseudo-label gives."""
-    return View(images=images, targets=pseudo.targets, weight=pseudo.quality, valid=sample.valid)
+def taught(images: Tensor, pseudo: PseudoLabel) -> View:
+    """A view with the targets that the pseudo-label of its images gives."""
+    return View(images=images, targets=pseudo.targets, weight=pseudo.quality)
 
 
-def cutmix(view: View, other: View, context: Context, probability: float) -> View:
-    """`view` with a box of `other` pasted into each image."""
-    batch, height, width = view.valid.shape
-    box = cutmix_mask(batch, height, width, context.random, probability).to(view.images.device)
+def cutmix_box(sample: Sample, context: Context, config: ConsistencyConfig) -> Tensor:
+    """Where images of `sample` are pasted into, bool [B,H,W]."""
+    batch, height, width = sample.valid.shape
+    box = cutmix_mask(batch, height, width, context.random, config.cutmix_probability)
+    return box.to(sample.valid.device)
+
+
+def cutmix(view: View, other: View, box: Tensor) -> View:
+    """`view` with what `other` has in `box` [B,H,W] pasted into each image."""
     parts = {
         name: paste(box, getattr(other, name), getattr(view, name))
-        for name in ("images", "targets", "weight", "valid")
+        for name in ("images", "targets", "weight")
     }
     return replace(view, **parts)
 
 
-def view_loss(context: Context, logits: Tensor, view: View) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Weighted loss of `logits` [B,K,H,W] on a view's targets, over its valid pixels; its parts."""
+def view_loss(
+    context: Context, logits: Tensor, view: View, divisor: Tensor
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Weighted loss of `logits` [B,K,H,W] on a view's targets, and its parts.
+
+    The mean over its valid pixels, whose `divisor` this is.
+    """
     terms = context.encoding.loss(logits, view.targets, view.weight)
-    return terms.total * valid_scale(view.valid, context.group), terms.parts
+    return terms.total * (view.weight.numel() / divisor), terms.parts
 
 
 def logged(

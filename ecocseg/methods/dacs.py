@@ -7,7 +7,7 @@ released ECOCSeg code: the mix mask itself tells source from target pixels (meth
 it, or half of the whole batch's, as the code of DACS, DAFormer and MIC does.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from ecocseg.data.transforms import Sample
 from ecocseg.methods.base import (
     Context,
     Loss,
+    Losses,
     Method,
     heads_loss,
     require_alike,
@@ -60,12 +61,11 @@ class DACS(Method):
 
     def prepare_teacher(self, teacher: nn.Module) -> None:
         """No dropout; batch normalisation by the teacher's own batches, as in the released code."""
-        teacher.train()
         for module in teacher.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd) or "DropPath" in str(type(module)):
                 module.eval()
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """Yield the source summand, then the mixed one."""
         source, target = batch["labelled"], batch["unlabelled"]
         require_alike(source, target, self.name, batches=True)
@@ -75,7 +75,7 @@ class DACS(Method):
     def source_loss(self, context: Context, source: Sample) -> Loss:
         """The loss on the source images' labels."""
         value, parts = supervised_terms(
-            context, context.outputs(source.images).heads, source.labels, over_valid=False
+            context, context.outputs(source.images).heads, source.labels
         )
         return Loss(value=value, logs={"loss/labelled": value.detach(), **parts})
 

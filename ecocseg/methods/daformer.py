@@ -106,7 +106,7 @@ class DAFormer(dacs.DACS):
         One graph holds both, so one backward pass does.
         """
         outputs = context.outputs(source.images)
-        value, parts = supervised_terms(context, outputs.heads, source.labels, over_valid=False)
+        value, parts = supervised_terms(context, outputs.heads, source.labels)
         logs = {"loss/labelled": value.detach(), **parts}
         if self.uses_reference:
             assert context.reference is not None

@@ -6,23 +6,27 @@ own order. In the public code both loaders shuffle by one seed, so that an image
 another view of itself; CutMix means another image.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ecocseg.config import require
+from ecocseg.data.mixing import paste
 from ecocseg.data.transforms import Sample
-from ecocseg.methods.base import Context, Loss, Method, require_alike
+from ecocseg.methods.base import Context, Loss, Losses, Method, counted, require_alike
 from ecocseg.methods.consistency import (
     ConsistencyConfig,
     cutmix,
+    cutmix_box,
     labelled_loss,
+    labelled_pixels,
     logged,
     strong_views,
     taught,
     view_loss,
 )
+from ecocseg.models.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class FixMatch(Method):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """One summand: labelled and weak views share a forward pass, as in the public code."""
         labelled, weak, partner = (batch[name] for name in self.streams)
         require_alike(labelled, weak, self.name, batches=False)
@@ -55,23 +59,24 @@ class FixMatch(Method):
 
         with torch.no_grad():
             strong, strong_partner = strong_views((weak, partner), context, config)
-            student.eval()
+            box = cutmix_box(weak, context, config)
+        labelled_divisor, strong_divisor = yield counted(
+            labelled_pixels(context, labelled.labels, config),
+            paste(box, partner.valid, weak.valid),
+        )
+        with torch.no_grad(), evaluating(student):
             other = encoding.pseudo_label(student(partner.images), partner.valid)
-            student.train()
 
         joint = student(torch.cat([labelled.images, weak.images]))
         logits, weak_logits = joint.split([len(labelled.images), len(weak.images)])
         with torch.no_grad():
             pseudo = encoding.pseudo_label(weak_logits.detach(), weak.valid)
-            view = cutmix(
-                taught(strong, pseudo, weak),
-                taught(strong_partner, other, partner),
-                context,
-                config.cutmix_probability,
-            )
+            view = cutmix(taught(strong, pseudo), taught(strong_partner, other), box)
 
-        labelled_value, labelled_parts = labelled_loss(context, logits, labelled.labels, config)
-        strong_value, parts = view_loss(context, student(view.images), view)
+        labelled_value, labelled_parts = labelled_loss(
+            context, logits, labelled.labels, config, labelled_divisor
+        )
+        strong_value, parts = view_loss(context, student(view.images), view, strong_divisor)
         share = config.unlabelled_weight
         yield Loss(
             value=(labelled_value + share * strong_value) / (1 + share),

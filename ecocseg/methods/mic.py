@@ -5,7 +5,7 @@ again on colour-augmented target images of which most blocks are hidden, so that
 from context. Teacher, threshold and margins are the inner method's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from ecocseg.data.mixing import block_mask
 from ecocseg.data.transforms import Sample
 from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
-from ecocseg.methods.base import Context, Loss, Method, heads_loss, require_alike
+from ecocseg.methods.base import Context, Loss, Losses, Method, heads_loss, require_alike
 from ecocseg.methods.dacs import DACS
 from ecocseg.types import PseudoLabel
 
@@ -87,7 +87,7 @@ class MIC(Method):
         """As the inner method does."""
         self.inner.prepare_teacher(teacher)
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """Yield the inner method's summands, then the masked one."""
         source, target = batch["labelled"], batch["unlabelled"]
         require_alike(source, target, self.name, batches=True)

@@ -34,14 +34,15 @@ from ecocseg.engine.distributed import per_image
 from ecocseg.methods.base import (
     Context,
     Loss,
+    Losses,
     Method,
     Stage,
     StageEvent,
     Workshop,
+    counted,
     require_alike,
-    valid_scale,
 )
-from ecocseg.methods.consistency import LabelledConfig, labelled_loss
+from ecocseg.methods.consistency import LabelledConfig, labelled_loss, labelled_pixels
 from ecocseg.methods.reliability import rank, reliable_count, reliable_keys
 from ecocseg.types import IGNORE
 
@@ -170,32 +171,35 @@ class STPlusPlus(Method):
             write_targets(folder / f"{row.key}.png", workshop.encoding.pack(targets)[0])
             yield StageEvent(step=step, activity="labelling", done=place, total=len(rows))
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """One summand: labels, or labels and stored pseudo-labels in one pass and one mean."""
         labelled = batch["labelled"]
         if "unlabelled" not in batch:
+            known = labelled_pixels(context, labelled.labels, self.config)
+            (divisor,) = yield counted(known)
             logits = context.student(labelled.images)
-            value, parts = labelled_loss(context, logits, labelled.labels, self.config)
+            value, parts = labelled_loss(context, logits, labelled.labels, self.config, divisor)
             yield Loss(value=value, logs={"loss/labelled": value.detach(), **parts})
             return
         unlabelled, encoding = batch["unlabelled"], context.encoding
         require_alike(labelled, unlabelled, self.name, batches=False)
         assert unlabelled.targets is not None
         with torch.no_grad():
-            images, counted = self._strong(unlabelled, context)
+            images, learnt = self._strong(unlabelled, context)
             targets = encoding.unpack(unlabelled.targets)
             known = labelled.labels != IGNORE
             targets = torch.cat([encoding.encode(labelled.labels.masked_fill(~known, 0)), targets])
-            weight = torch.cat([known, counted])
+            weight = torch.cat([known, learnt])
+        (divisor,) = yield counted(weight)
         logits = context.student(torch.cat([labelled.images, images]))
         terms = encoding.loss(logits, targets, weight.to(logits.dtype))
-        value = terms.total * valid_scale(weight, context.group)
+        value = terms.total * (weight.numel() / divisor)
         yield Loss(
             value=value,
             logs={
                 "loss/labelled": value.detach(),
                 **{f"labelled/{name}": part for name, part in terms.parts.items()},
-                "pseudo/counted": counted.float().mean(),
+                "pseudo/counted": learnt.float().mean(),
             },
         )
 

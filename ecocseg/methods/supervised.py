@@ -1,14 +1,16 @@
 """Training on labels alone: source-only, sup-only and oracle runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from torch import Tensor
 
 from ecocseg.data.augment import photometric_distortion
 from ecocseg.data.transforms import Sample
 from ecocseg.errors import ConfigError
-from ecocseg.methods.base import Context, Loss, Method, supervised_terms
-from ecocseg.methods.consistency import LabelledConfig, labelled_loss
+from ecocseg.methods.base import Context, Loss, Losses, Method, counted, supervised_terms
+from ecocseg.methods.consistency import LabelledConfig, labelled_loss, labelled_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,21 +40,31 @@ class Supervised(Method):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """One summand: the encoding's loss on the labels."""
         sample = batch["labelled"]
         images = sample.images
         if self.config.distortion:
             images = photometric_distortion(images, context.random)
+        divisor: Tensor | None = None
+        if self.config.divisor == "valid":
+            (divisor,) = yield counted(labelled_pixels(context, sample.labels, self.config))
         heads = context.outputs(images).heads
-        if self.config.ohem_threshold is not None:
+        if divisor is not None and len(heads) > 1 and context.micro_batches > 1:
+            raise ConfigError(
+                f"method.divisor: got 'valid' with schedule.micro_batches {context.micro_batches} "
+                f"and a network of {len(heads)} heads (hrda), whose crop of the other parts of the "
+                "batch is not known; set schedule.micro_batches to 1, or method.divisor to all"
+            )
+        if divisor is not None and self.config.ohem_threshold is not None:
             if len(heads) > 1:
                 raise ConfigError(
                     f"method.ohem_threshold: got {self.config.ohem_threshold} with a network of "
                     f"{len(heads)} heads (hrda), whose hard pixels are not defined; set it to null"
                 )
-            value, parts = labelled_loss(context, heads[0].logits, sample.labels, self.config)
+            value, parts = labelled_loss(
+                context, heads[0].logits, sample.labels, self.config, divisor
+            )
         else:
-            over_valid = self.config.divisor == "valid"
-            value, parts = supervised_terms(context, heads, sample.labels, over_valid=over_valid)
+            value, parts = supervised_terms(context, heads, sample.labels, divisor)
         yield Loss(value=value, logs={"loss/labelled": value.detach(), **parts})

@@ -4,25 +4,29 @@ Source: Yang et al., CVPR 2023, LiheYoung/UniMatch `unimatch.py`; the ECOC form 
 App. H. CutMix partners come from a stream of their own order, as in `fixmatch`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ecocseg.config import require
+from ecocseg.data.mixing import paste
 from ecocseg.data.transforms import Sample
 from ecocseg.engine.distributed import per_image
-from ecocseg.methods.base import Context, Loss, Method, require_alike
+from ecocseg.methods.base import Context, Loss, Losses, Method, counted, require_alike
 from ecocseg.methods.consistency import (
     ConsistencyConfig,
     cutmix,
+    cutmix_box,
     labelled_loss,
+    labelled_pixels,
     logged,
     strong_views,
     taught,
     view_loss,
 )
+from ecocseg.models.modes import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class UniMatch(Method):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """One summand, with the weights of the public code; it is divided by 2 there too.
 
         As there, labelled and weak views share a pass and so the batch statistics, in which their
@@ -68,9 +72,14 @@ class UniMatch(Method):
             *strong, first_partner, second_partner = strong_views(
                 (weak, weak, partner, partner), context, config
             )
-            student.eval()
+            boxes = [cutmix_box(weak, context, config) for _ in strong]
+        labelled_divisor, feature_divisor, *strong_divisors = yield counted(
+            labelled_pixels(context, labelled.labels, config),
+            weak.valid,
+            *(paste(box, partner.valid, weak.valid) for box in boxes),
+        )
+        with torch.no_grad(), evaluating(student):
             other = encoding.pseudo_label(student(partner.images), partner.valid)
-            student.train()
 
         counts = [len(labelled.images), len(weak.images)]
         images = torch.cat([labelled.images, weak.images])
@@ -79,21 +88,22 @@ class UniMatch(Method):
         with torch.no_grad():
             pseudo = encoding.pseudo_label(weak_logits.detach(), weak.valid)
             views = [
-                cutmix(
-                    taught(own, pseudo, weak),
-                    taught(partners, other, partner),
-                    context,
-                    config.cutmix_probability,
+                cutmix(taught(own, pseudo), taught(partners, other), box)
+                for own, partners, box in zip(
+                    strong, (first_partner, second_partner), boxes, strict=True
                 )
-                for own, partners in zip(strong, (first_partner, second_partner), strict=True)
             ]
 
-        labelled_value, labelled_parts = labelled_loss(context, logits, labelled.labels, config)
+        labelled_value, labelled_parts = labelled_loss(
+            context, logits, labelled.labels, config, labelled_divisor
+        )
         found = student(torch.cat([view.images for view in views])).chunk(2)
         (first, parts), (second, _) = (
-            view_loss(context, each, view) for each, view in zip(found, views, strict=True)
+            view_loss(context, *each) for each in zip(found, views, strong_divisors, strict=True)
         )
-        features, _ = view_loss(context, dropped[counts[0] :], taught(weak.images, pseudo, weak))
+        features, _ = view_loss(
+            context, dropped[counts[0] :], taught(weak.images, pseudo), feature_divisor
+        )
         strong_value = config.strong_weight * (first + second)
         unlabelled = strong_value + config.feature_weight * features
         values = {

@@ -3,21 +3,24 @@
 Source: Yang et al., TPAMI 2025, LiheYoung/UniMatch-V2 `unimatch_v2.py` and `model/semseg/dpt.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 from ecocseg.config import require
+from ecocseg.data.mixing import paste
 from ecocseg.data.transforms import Sample
 from ecocseg.engine.distributed import Group, group_of, per_image
-from ecocseg.methods.base import Context, Loss, Method
+from ecocseg.methods.base import Context, Loss, Losses, Method, counted
 from ecocseg.methods.consistency import (
     ConsistencyConfig,
     View,
     cutmix,
+    cutmix_box,
     labelled_loss,
+    labelled_pixels,
     logged,
     strong_views,
     taught,
@@ -48,7 +51,7 @@ class UniMatchV2(Method):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Iterator[Loss]:
+    def losses(self, context: Context, batch: Mapping[str, Sample]) -> Losses:
         """Two summands, each half of the loss: labelled images, then the strong views.
 
         CutMix partners are the images of the batch in reversed order.
@@ -57,23 +60,28 @@ class UniMatchV2(Method):
         encoding, student, config = context.encoding, context.student, self.config
         assert context.teacher is not None
 
+        (divisor,) = yield counted(labelled_pixels(context, labelled.labels, config))
         logits = student(labelled.images)
-        value, labelled_parts = labelled_loss(context, logits, labelled.labels, config)
+        value, labelled_parts = labelled_loss(context, logits, labelled.labels, config, divisor)
         del logits
         yield Loss(value=value / 2, logs={"loss/labelled": value.detach(), **labelled_parts})
         del value
 
         with torch.no_grad():
+            strong = strong_views((weak, weak), context, config)
+            boxes = [cutmix_box(weak, context, config) for _ in strong]
+            other_valid = context.group.mirrored(weak.valid)
+        divisors = yield counted(*(paste(box, other_valid, weak.valid) for box in boxes))
+        with torch.no_grad():
             pseudo = encoding.pseudo_label(context.teacher(weak.images), weak.valid)
             views = []
-            for strong in strong_views((weak, weak), context, config):
-                view = taught(strong, pseudo, weak)
-                other = _reversed(view, context.group)
-                views.append(cutmix(view, other, context, config.cutmix_probability))
+            for images, box in zip(strong, boxes, strict=True):
+                view = taught(images, pseudo)
+                views.append(cutmix(view, _reversed(view, context.group), box))
         dropout = ComplementaryDropout(config.dropped_pairs, context.random)
         found = student(torch.cat([view.images for view in views]), dropout).chunk(2)
         (first, parts), (second, _) = (
-            view_loss(context, each, view) for each, view in zip(found, views, strict=True)
+            view_loss(context, *each) for each in zip(found, views, divisors, strict=True)
         )
         strong_value = (first + second) / 2
         yield Loss(value=strong_value / 2, logs=logged({"strong": strong_value}, pseudo, parts))

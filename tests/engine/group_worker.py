@@ -54,6 +54,8 @@ CASES = {
     "dacs_batch": ("dacs", "ecoc", {"method_options": BATCH, "encoding_options": SHARE}),
     "stpp_batch": ("stpp", "ecoc", {"steps": 3, **SCALES, "encoding_options": SHARE}),
     "dacs_micro": ("dacs", "ecoc", {"micro_batches": 2}),
+    "fixmatch_micro": ("fixmatch", "ecoc", {"micro_batches": 2}),
+    "unimatch_v2_micro": ("unimatch_v2", "ecoc", {"micro_batches": 2}),
     "dacs_single_images": ("dacs", "one-hot", {"labelled_batch": 2, "unlabelled_batch": 2}),
     "unimatch_clipped": ("unimatch", "ecoc", {"clip_norm": 0.5}),
     "dacs_checkpointing": ("dacs", "ecoc", {"activation_checkpointing": True}),

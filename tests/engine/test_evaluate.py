@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecocseg.config import from_mapping
+from ecocseg.diagnostics import diagnose
 from ecocseg.encodings import build_encoding
 from ecocseg.engine.evaluate import (
     EvaluationConfig,
@@ -221,6 +223,27 @@ def test_batches_hold_images_of_one_size_and_modes_are_restored(encoding, rows, 
         assert [shape[0] for shape in model.calls] == [1, 1, 2, 1]
         assert model.training is training
         assert model.layer.weight.grad is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("call", [evaluate, diagnose])
+def test_every_module_gets_its_mode_back(encoding, rows, call, fails):
+    """Frozen batch normalisation, and a failure in the middle of it."""
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), Net(encoding.channels))
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    within = []
+
+    def look(module, images):
+        within.append([each.training for each in model.modules()])
+        if fails:
+            raise ArithmeticError
+
+    model[2].register_forward_pre_hook(look)
+    with pytest.raises(ArithmeticError) if fails else nullcontext():
+        call(model, encoding, rows[:1], EvaluationConfig(), CPU)
+    assert [module.training for module in model.modules()] == before
+    assert within == [[False] * len(before)]
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])

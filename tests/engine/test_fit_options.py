@@ -90,7 +90,8 @@ def test_micro_batches_add_up_to_the_batchs_gradient(tiny_run):
             "supervised", "one-hot", steps=1, micro_batches=parts, optim=optim, double=True
         )
         network = run.trainer.student
-        network.train = lambda mode=True, network=network: torch.nn.Module.train(network, False)
+        for part in network.children():
+            part.eval()
         before = [p.detach().clone() for p in network.parameters()]
         event = next(e for e in run.events() if isinstance(e, StepEvent))
         losses.append(event.metrics["loss"])
@@ -125,3 +126,47 @@ def test_the_frozen_network_is_the_student_before_training(tiny_run):
     assert not trainer.reference.training
     assert "reference" not in state
     assert tiny_run("dacs", "one-hot", steps=3).trainer.reference is None
+
+
+def norms(network):
+    return [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("method", ["supervised", "fixmatch", "unimatch", "unimatch_v2", "dacs"])
+def test_frozen_batch_normalisation_stays_frozen(tiny_run, method):
+    """Frozen before or after the trainer has the network; the others' statistics move."""
+    run = tiny_run(method, "ecoc", steps=3, quality=0.5, evaluate_every=1)
+    trainer = run.trainer
+    student = trainer.student
+    frozen, free = norms(student)[::2], norms(student)[1::2]
+    for norm in frozen:
+        norm.eval()
+    before = {norm: norm.running_mean.clone() for norm in norms(student)}
+    steps = (event for event in run.events() if isinstance(event, StepEvent))
+    next(steps)
+    # As a notebook does that looks at the network.
+    student.eval()
+    assert len(list(steps)) == 2
+    assert student.training
+    for norm in frozen:
+        assert not norm.training
+        assert torch.equal(norm.running_mean, before[norm])
+    for norm in free:
+        assert norm.training
+        assert not torch.equal(norm.running_mean, before[norm])
+    if method == "dacs":
+        modes = [norm.training for norm in norms(trainer.teacher)]
+        assert modes == [norm.training for norm in norms(student)]
+
+
+def test_a_network_in_evaluation_mode_is_trained(tiny_run):
+    trainer = tiny_run("supervised", "one-hot").trainer
+    again = Trainer(
+        trainer.config,
+        model=trainer.student.eval(),
+        encoding=trainer.encoding,
+        method=trainer.method,
+        device=trainer.device,
+        seed=0,
+    )
+    assert all(module.training for module in again.student.modules())

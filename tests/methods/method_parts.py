@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ecocseg.data.transforms import Sample
-from ecocseg.methods.base import Context, whole
+from ecocseg.methods.base import Context, summands, whole
 from ecocseg.types import IMAGE_MEAN, Outputs
 
 NAMES = ("road", "sidewalk", "building", "wall", "fence")
@@ -50,6 +50,11 @@ class PixelNet(nn.Module):
 
     def features(self, images):
         return F.avg_pool2d(self.layer(images), 4)
+
+
+def losses(method, given, batch):
+    """The summands of a batch in one part."""
+    return list(summands([method.losses(given, batch)], given.group))
 
 
 def context(encoding, **fields):

@@ -14,7 +14,7 @@ from ecocseg.data.dataset import StepBatches
 from ecocseg.encodings import ENCODINGS
 from ecocseg.errors import ConfigError
 from ecocseg.methods import METHODS, build_method
-from ecocseg.methods.base import Context, Method
+from ecocseg.methods.base import Context, Method, summands
 
 CELLS = [(method, encoding) for method in METHODS for encoding in ENCODINGS]
 
@@ -37,7 +37,7 @@ def step(run, batch, seed=0, autocast=False):
     torch.manual_seed(seed)
     values, logs = [], {}
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        losses = list(trainer.method.losses(context, batch))
+        losses = list(summands([trainer.method.losses(context, batch)], context.group))
     for loss in losses:
         loss.value.backward()
         values.append(loss.value.detach())
