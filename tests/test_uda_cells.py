@@ -121,7 +121,7 @@ def rows_of(name: str, root: Path) -> list[dict]:
 
 
 def test_tables_mix_and_weigh_by_the_batch_as_the_released_code():
-    """Runs without pseudo-labels are those of the supervised tables; small studies stay."""
+    """Runs without pseudo-labels stay those of the supervised tables, small studies as before."""
     for name in EXPERIMENTS:
         experiment = load_experiment(name)
         for cell in experiment["cells"]:
