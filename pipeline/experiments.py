@@ -90,7 +90,7 @@ def report_of(
             "group": entry.get("group"),
         },
         "column": entry.get("column"),
-        # What all columns of a grid are, such as "wrong labels (%)".
+        # What all columns of a grid are, such as "% of labels wrong".
         "columns": experiment.get("columns"),
         "section": None
         if section is None

@@ -17,6 +17,7 @@ EXPERIMENT = MappingProxyType(
         "means": {"mIoU": None},
         "selection": "last.student",
         "mixed_protocols": True,
+        "columns": "% of labels wrong",
         "reference": [
             {
                 "label": "ProDA",
@@ -35,7 +36,7 @@ EXPERIMENT = MappingProxyType(
         },
         "cells": {
             "a": {"label": "DACS", "overrides": [], "section": "gta", "group": "CNN"},
-            "b": {"label": "DACS", "overrides": [], "section": "synthia"},
+            "b": {"label": "DACS", "overrides": [], "section": "synthia", "variant": "text"},
             "c": {
                 "label": "Oracle",
                 "overrides": [],
@@ -74,7 +75,9 @@ def test_a_cell_of_a_section_has_its_means_and_classes():
     assert outside["row"]["group"] is None
     assert outside["means"] == {"mIoU": None}
     assert [report["also"] for report in shown] == [[], [], [{"group": "text", "column": "oracle"}]]
+    assert [report["row"]["variant"] for report in shown] == [None, "text", None]
     for report in shown:
+        assert report["columns"] == "% of labels wrong"
         assert report["mixed_protocols"] is True
         assert report["reference"] == EXPERIMENT["reference"]
 
@@ -92,6 +95,8 @@ def test_an_experiment_that_says_nothing_of_these_has_none_of_them():
         ("cells.a.section", "gat", r"here\.cells\.a\.section: unknown section 'gat'; .*'gta'"),
         ("cells.a.sektion", "gta", r"cells\.a\.sektion: unknown field .* mean 'section'"),
         ("cells.a.group", 3, r"cells\.a\.group: got 3, allowed is a text"),
+        ("cells.a.variant", ["text"], r"cells\.a\.variant: got \['text'\], allowed is a text"),
+        ("columns", 40, r"here\.columns: got 40, allowed is a text"),
         ("cells.a.label", None, r"cells\.a: the field 'label' is missing"),
         ("cells.a", "label", r"cells\.a: got 'label', allowed is a mapping"),
         ("sections", None, r"section: got 'gta', but the experiment declares no sections"),

@@ -137,7 +137,7 @@ class Experiment:
     mixed_protocols: bool = False
     """Whether its runs are declared to be evaluated in different ways."""
     columns: str | None = None
-    """What the columns of a grid are, such as "wrong labels (%)"; numbers are a scale then."""
+    """What the columns of a grid are, such as "% of labels wrong"; numbers are a scale then."""
 
     @property
     def planned(self) -> int:

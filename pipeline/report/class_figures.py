@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ecocseg.iou import class_scores
-from pipeline.report.canvas import Drawn, canvas, plain
+from pipeline.report.canvas import WIDTH, Drawn, canvas, plain
 from pipeline.report.cells import Cell, Experiment, pairs
 from pipeline.report.lines import best_cell, record_mean
 from pipeline.report.scores import chosen_confusion, statistic
@@ -27,8 +27,15 @@ def _class_groups(experiment: Experiment) -> list[Sequence[Cell]]:
     if best is not None and best.group is not None:
         found = [pair for pair in found if pair[1] is best]
     elif found and experiment.layout == "grid":
-        # One column of a grid is enough to see which classes gain.
-        found = [pair for pair in found if pair[0].column == found[0][0].column]
+        # One column of a grid is enough to see which classes gain: on a scale its far end. Of
+        # several ECOC cells that compare with the same one-hot cell the best.
+        shown = found[-1 if experiment.columns else 0][0].column
+        found = [pair for pair in found if pair[0].column == shown]
+        ahead = [
+            best_cell(experiment, [ecoc for other, ecoc in found if other is base])
+            for base, _ in found
+        ]
+        found = [pair for pair in found if pair[1] in ahead]
     if not found and len(finished) <= _MOST_BARS and len(experiment.contests) == 1:
         return [finished]
     return list(found) if len(found) <= _MOST_PAIRS else []
@@ -46,10 +53,11 @@ def draw_classes(experiment: Experiment, path: Path) -> Drawn | None:
         for axis, group in zip(axes, groups, strict=True):
             _class_bars(axis, group, experiment.classes, colours)
             first = group[0]
-            told = (first.block.title if first.block else None, first.method, first.column)
+            column = " ".join(filter(None, (first.column, experiment.columns)))
+            told = (first.block.title if first.block else None, first.method, column)
             several = len(groups) > 1 or (first.column and first.group is None)
             title = ", ".join(filter(None, told)) if several else f"{word} of each class"
-            axis.set_title(plain(title))
+            axis.set_title(plain(title), pad=25 if _crowded(title, group) else None)
     return Drawn(
         path=path,
         caption=f"{word} of each class, mean of the seeds; thin lines are one standard deviation.",
@@ -78,7 +86,7 @@ def _class_bars(
             yerr=[score.std or 0.0 if score else 0.0 for score in there],
             color=colour,
             error_kw={"elinewidth": 0.9, "ecolor": INK},
-            label=plain(cell.full_name if cell.group else cell.label),
+            label=plain(_told(cell)),
         )
     axis.set_xticks(range(len(names)), [plain(n) for n in names], **_letters(len(names), 40))
     axis.axvline(len(names) - 1.5, color=INK, linewidth=0.7)
@@ -87,6 +95,17 @@ def _class_bars(
     axis.grid(axis="x", visible=False)
     axis.set_ylabel(f"{_word(group[0])} (%)")
     axis.legend(loc="upper right", ncols=len(group), bbox_to_anchor=(1, 1.14), borderaxespad=0)
+
+
+def _told(cell: Cell) -> str:
+    """What a legend calls a cell."""
+    return cell.full_name if cell.group else cell.label
+
+
+def _crowded(title: str, group: Sequence[Cell]) -> bool:
+    """Whether a title and the legend of its cells are too long for one line."""
+    legend = sum(0.65 + 0.07 * len(_told(cell)) for cell in group)
+    return 0.085 * len(title) + legend > WIDTH - 0.7
 
 
 def _letters(names: int, angle: int) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def _score_notes(experiment: Experiment) -> list[str]:
     elif experiment.blocks != [None]:
         contest = "ranked within each section"
     notes = [f"{what}. Best bold, second underlined, {contest} before rounding; -- is absent."]
+    if experiment.columns is not None:
+        notes.append(f"Columns: {experiment.columns}.")
     unranked = [cell.contender for cell in experiment.cells if not cell.ranked]
     if unranked:
         notes.append(f"Not ranked: {', '.join(dict.fromkeys(unranked))}.")

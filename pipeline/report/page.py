@@ -87,7 +87,10 @@ def findings(table: Table) -> list[str]:
             found.append(f"{label}, in points: {', '.join(each)}.")
         else:
             place = there[0] if table.layout == "per_class" else there[-1]
-            found += _finding(row, label, place, table.columns[place].name)
+            column = table.columns[place].name
+            if table.columns_are is not None:
+                column += f" {table.columns_are}"
+            found += _finding(row, label, place, column)
     return found
 
 

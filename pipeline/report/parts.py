@@ -54,6 +54,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    columns_are: str | None = None
+    """What the columns of a grid are, such as "% of labels wrong"."""
 
 
 @dataclass(frozen=True, kw_only=True)

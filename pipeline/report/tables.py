@@ -58,6 +58,7 @@ def build_table(experiment: Experiment) -> Table:
         columns=tuple(columns),
         rows=tuple(row if headed else replace(row, section="") for row in rows),
         notes=tuple(table_notes(experiment)),
+        columns_are=experiment.columns,
     )
 
 
@@ -207,10 +208,12 @@ def _line_pairs(lines: Sequence[Line]) -> list[tuple[int, int, tuple[Cell, Cell]
 
 
 def _versus(ours: Line, base: Line, word: str) -> str:
-    """ "DACS (ECOC)" minus "DACS (one-hot)" is shorter told."""
-    shared = ours.label.removesuffix(" (ECOC)")
-    if ours is base or f"{shared} (one-hot)" == base.label:
-        return f"{shared}: ECOC {word} one-hot"
+    """ "DACS (ECOC, text)" minus "DACS (one-hot)" is shorter told."""
+    if ours is base:
+        return f"{ours.label}: ECOC {word} one-hot"
+    shared, bracket, told = ours.label.partition(" (ECOC")
+    if bracket and f"{shared} (one-hot)" == base.label:
+        return f"{shared}: ECOC{told.removesuffix(')')} {word} one-hot"
     return f"{ours.label} {word} {base.label}"
 
 
