@@ -56,8 +56,9 @@ class ModelConfig:
     """What the weights must be: SHA-256 of the file, or for a library's weights of the loaded
     encoder (both are logged); None for no check. Not looked at without weights."""
     head: Literal["linear", "projection"] = "linear"
-    """linear: one 1x1 convolution (the paper); projection: 3x3 to 128, BN, ReLU, dropout, 1x1
-    (the released code). deeplabv2 is its own head and is linear."""
+    """linear: one 1x1 convolution (what the paper's cost of ECOC, +0.08 GFLOPs, implies);
+    projection: 3x3 to 128, BN, ReLU, dropout, 1x1 (the released code, for one-hot too; of hrda's
+    attention as well). deeplabv2 is its own head and is linear."""
     decoder_channels: int | None = None
     """Width of the decoder where it has one width; None for the library's (daformer, hrda,
     deeplabv3plus_dense: 256; dpt_vit: 64)."""

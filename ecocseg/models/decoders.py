@@ -3,9 +3,9 @@
 Sources: Hoyer et al., DAFormer (CVPR 2022), lhoyer/DAFormer `decode_heads/daformer_head.py` and
 `dlv2_head.py`; Hoyer et al., HRDA (ECCV 2022), lhoyer/MIC `decode_heads/hrda_head.py`.
 
-First weights are those of the published code (mmcv 1.x): convolutions before a ReLU are
-Kaiming-normal over the fan-out, classifiers normal with deviation 0.01 and bias 0, and the linear
-embeddings keep torch's default.
+First weights are those of the published code (mmcv 1.x): convolutions before a batch norm are
+Kaiming-normal over the fan-out, linear classifiers normal with deviation 0.01 and bias 0, and the
+linear embeddings keep torch's default.
 """
 
 from collections.abc import Sequence
@@ -58,10 +58,10 @@ class DAFormerDecoder(nn.Module):
         self.embedding = Embedding(channels, width)
         features = width * len(channels)
         self.pyramid = nn.ModuleList(
-            conv_bn_relu(features, width, 1) if rate == 1 else _separable(features, width, rate)
+            _kaiming(features, width, 1) if rate == 1 else _separable(features, width, rate)
             for rate in RATES
         )
-        self.bottleneck = conv_bn_relu(width * len(RATES), width, 3)
+        self.bottleneck = _kaiming(width * len(RATES), width, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """All maps of the encoder; the last four count."""
@@ -76,22 +76,19 @@ class ScaleAttention(nn.Module):
     """Trust in the detail over the context, in 0..1, for each channel and pixel [B,K,H/4,W/4].
 
     A light DAFormer decoder (embeddings, a 1x1 convolution) on the maps of the context image.
-    With ECOC a channel is a bit, so that each bit has its own attention.
+    With ECOC a channel is a bit, so that each bit has its own attention. `head` maps [B,width,h,w]
+    to [B,K,h,w].
     """
 
-    def __init__(
-        self, channels: Sequence[int], outputs: int, width: int = DEFAULT_WIDTH, dropout: float = 0
-    ) -> None:
+    def __init__(self, channels: Sequence[int], width: int, head: nn.Module) -> None:
         super().__init__()
         self.embedding = Embedding(channels, width)
-        self.fusion = conv_bn_relu(width * len(channels), width, 1)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = as_classifier(nn.Conv2d(width, outputs, 1))
+        self.fusion = _kaiming(width * len(channels), width, 1)
+        self.head = head
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """All maps of the encoder; the last four count."""
-        fused = self.fusion(self.embedding(maps[-4:]))
-        return torch.sigmoid(self.classifier(self.dropout(fused)))
+        return torch.sigmoid(self.head(self.fusion(self.embedding(maps[-4:]))))
 
 
 class LastMap(nn.Module):
@@ -132,7 +129,10 @@ def as_classifier(conv: nn.Conv2d) -> nn.Conv2d:
 def conv_bn_relu(
     features: int, channels: int, size: int, dilation: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """A convolution that keeps the size of the map, batch normalisation and ReLU."""
+    """A convolution that keeps the size of the map, batch normalisation and ReLU.
+
+    First weights are torch's.
+    """
     conv = nn.Conv2d(
         features,
         channels,
@@ -142,12 +142,20 @@ def conv_bn_relu(
         groups=groups,
         bias=False,
     )
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+def _kaiming(
+    features: int, channels: int, size: int, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """`conv_bn_relu` with mmcv's first weights."""
+    block = conv_bn_relu(features, channels, size, dilation, groups)
+    nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
+    return block
 
 
 def _separable(features: int, channels: int, rate: int) -> nn.Sequential:
     return nn.Sequential(
-        conv_bn_relu(features, features, 3, dilation=rate, groups=features),
-        conv_bn_relu(features, channels, 1),
+        _kaiming(features, features, 3, dilation=rate, groups=features),
+        _kaiming(features, channels, 1),
     )

@@ -93,7 +93,10 @@ def _network(
             cell=output_stride(config) if any_size else None,
             align_corners=any_size or config.decoder == "dpt_vit",
         )
-    attention = ScaleAttention(level_channels(encoder, config), channels, features, config.dropout)
+    # Both are heads of one class in MIC's code, so that the released head is the attention's too.
+    attention = ScaleAttention(
+        level_channels(encoder, config), features, build_head(config, features, channels)
+    )
     return HRDA(
         encoder,
         decoder,
@@ -108,8 +111,8 @@ def _network(
 def build_head(config: ModelConfig, features: int, channels: int) -> nn.Sequential:
     """The classifier [B,features,h,w] -> [B,channels,h,w] of method.md, section 2.
 
-    For the decoders of domain adaptation a linear head has the published first weights; a
-    projection keeps torch's, as in the released code.
+    The linear heads of domain adaptation have mmsegmentation's first weights; UniMatch's and the
+    released projection keep torch's.
     """
     if config.decoder == "deeplabv2":
         dilations = config.dilations or DEFAULT_DILATIONS

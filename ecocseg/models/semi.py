@@ -5,6 +5,8 @@ segmentation-models-pytorch's), its pyramid pooling for pairs of images
 (`more-scenarios/remote-sensing/model/semseg/pspnet.py`) and its U-Net for slices
 (`more-scenarios/medical/model/unet.py`), and the DPT head of LiheYoung/UniMatch-V2
 (`model/semseg/dpt.py`, `model/util/blocks.py`) on a ViT of timm's.
+
+First weights are torch's default in all of them, as there.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ def hrda(**fields):
     with seeded(1):
         model = build_model(ModelConfig(**(config | {"hr_crop": (32, 32)} | fields)), 5).eval()
         # First weights of classifiers are so small that everything would be about equal.
-        for part in (model.head[-1], model.attention.classifier):
+        for part in (model.head[-1], model.attention.head[-1]):
             torch.nn.init.normal_(part.weight, std=0.5)
             torch.nn.init.normal_(part.bias, std=0.5)
     return model
