@@ -211,7 +211,7 @@ def draw_enclosure(canvas: Canvas, dice: Dice, style: Style, side: Side, lot: Lo
 
 def _draw_wall(canvas: Canvas, dice: Dice, style: Style, place: tuple[float, float, float]) -> None:
     x, near, far = place
-    height = dice.between(1.1, 3.0)
+    height = dice.between(2.0, 3.6)
     colour = dice.colour(style.masonry, 0.12)
     steps = 3
     for i in range(steps):
@@ -235,7 +235,7 @@ def _draw_fence(
 ) -> None:
     """Planks, or bars that one sees through: as in Cityscapes the label covers both alike."""
     x, near, far = place
-    height = dice.between(1.0, 2.2)
+    height = dice.between(1.7, 2.8)
     colour = dice.colour(style.fences, 0.15)
     solid = dice.chance(0.4)
     outline = [(x, 0, near), (x, 0, far), (x, height, far), (x, height, near)]

@@ -135,11 +135,12 @@ def _lots(dice: Dice, style: Style, far: float) -> tuple[Lot, ...]:
     while z < far:
         if kind not in ("", "gap") and z > 9 and dice.chance(style.gap * 0.6):
             kind, length, front = "gap", dice.between(6, 11), ""
-        elif dice.chance(style.setback):
+        # What is nearest fills the edge of the picture: there walls and fences are large.
+        elif dice.chance(0.85 if kind == "" else style.setback):
             park = dice.chance(0.3)
             kind, length = ("park" if park else "yard"), dice.between(9, 26)
             front = dice.pick(("", "fence", "hedge") if park else ("wall", "fence", "hedge"))
-            front = dice.pick((front, "wall", "fence"))
+            front = dice.pick((front, "wall", "wall", "fence", "fence"))
         else:
             kind, length, front = "building", dice.between(8, 24), ""
         lots.append(Lot(kind=kind, near=z, far=min(z + length, far), front=front))
