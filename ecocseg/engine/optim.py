@@ -9,8 +9,6 @@ from torch import nn
 from ecocseg.config import require
 from ecocseg.models.segmenter import Segmenter, parameter_groups
 
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -25,10 +23,10 @@ class OptimConfig:
     head_lr_factor: float = 10.0
     """Learning rate of decoder and head over that of the encoder."""
     weight_decay: float = 0.01
-    undecayed: Literal["vectors", "norms", "nothing"] = "vectors"
-    """What weight decay leaves out: vectors (norms, biases and position embeddings), norms (and
-    position embeddings) or nothing (the published SSL recipes). The UDA papers leave out norms;
-    their code does so in a MiT encoder alone."""
+    undecayed: Literal["vectors", "layer_norms", "nothing"] = "vectors"
+    """What weight decay leaves out: vectors (norms, biases and position embeddings), layer_norms
+    (and position embeddings) or nothing (the published SSL recipes). DAFormer's and MIC's code
+    leaves out what is called "norm" outside the head: a MiT's LayerNorms, no BatchNorm."""
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
     warmup_steps: int = 0
@@ -103,16 +101,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def _undecayed(model: nn.Module, which: str) -> list[nn.Parameter]:
     if which == "nothing":
         return []
-    norms = {
+    layer_norms = {
         id(parameter)
         for module in model.modules()
-        if isinstance(module, _NORMS)
+        if isinstance(module, nn.LayerNorm)
         for parameter in module.parameters(recurse=False)
     }
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if id(parameter) in norms
+        if id(parameter) in layer_norms
         or "pos_embed" in name
         or "absolute_pos" in name
         or (which == "vectors" and parameter.ndim <= 1)

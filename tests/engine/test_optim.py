@@ -7,6 +7,8 @@ from torch import nn
 from ecocseg.config import from_mapping
 from ecocseg.engine.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
 from ecocseg.errors import ConfigError
+from ecocseg.models.blank import blank_model
+from ecocseg.models.config import ModelConfig
 from ecocseg.models.segmenter import build_model
 
 
@@ -95,6 +97,12 @@ def test_values_out_of_range(values, field):
         from_mapping(OptimConfig, values, "optim")
 
 
+def undecayed_of(net, which):
+    optimizer = build_optimizer(OptimConfig(weight_decay=0.1, undecayed=which), net)
+    left_out = {id(p) for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]}
+    return {name for name, p in net.named_parameters() if id(p) in left_out}
+
+
 def test_what_weight_decay_leaves_out():
     class Net(nn.Module):
         def __init__(self):
@@ -104,15 +112,36 @@ def test_what_weight_decay_leaves_out():
             self.head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))
 
     net = Net()
-    norms = {"encoder.1.weight", "encoder.1.bias", "head.0.weight", "head.0.bias"}
     expected = {
-        "norms": norms | {"encoder.pos_embed"},
-        "vectors": norms | {"encoder.pos_embed", "encoder.0.bias", "head.1.bias"},
+        "layer_norms": {"head.0.weight", "head.0.bias", "encoder.pos_embed"},
+        "vectors": {name for name, p in net.named_parameters() if p.ndim <= 1}
+        | {"encoder.pos_embed"},
         "nothing": set(),
     }
+    assert len(expected["vectors"]) == 7
     for which, names in expected.items():
-        optimizer = build_optimizer(OptimConfig(weight_decay=0.1, undecayed=which), net)
-        left_out = {
-            id(p) for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]
-        }
-        assert {name for name, p in net.named_parameters() if id(p) in left_out} == names
+        assert undecayed_of(net, which) == names
+
+
+def test_daformer_decays_what_its_public_code_decays():
+    """custom_keys of lhoyer/DAFormer and MIC: the first of pos_block, head, norm in a name counts.
+
+    A MiT-B0 has 8 blocks of two norms, one more in the attention of the 6 blocks above the last
+    level, one behind each of 4 patch embeddings and 4 levels: 30 LayerNorms. Decoder and head have
+    "head" in their names there, and their 9 BatchNorms are called "bn".
+    """
+    config = ModelConfig(encoder="mit_b0", decoder="daformer", head="projection")
+    model = blank_model(config, 19)
+    found = undecayed_of(model, "layer_norms")
+    named = {n for n, _ in model.named_parameters() if n.startswith("encoder.") and "norm" in n}
+    assert found == named
+    assert len(found) == 2 * (8 * 2 + 6 + 4 + 4) == 60
+    decayed = {n for n, p in model.named_parameters() if p.ndim == 1} - found
+    norms = [n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 9
+    assert {f"{n}.{part}" for n in norms for part in ("weight", "bias")} <= decayed
+
+
+def test_a_resnet_decays_all_as_in_its_public_code():
+    config = ModelConfig(encoder="tu-test_resnet", decoder="deeplabv2", dropout=0.0)
+    assert undecayed_of(blank_model(config, 19), "layer_norms") == set()

@@ -24,6 +24,17 @@ def test_daformer_costs_what_table_15_says(channels, published):
     assert (cost.parameters - decoder) / 1e6 == pytest.approx(81.4, abs=0.05)
 
 
+def test_the_released_head_costs_its_two_convolutions_more():
+    """On 128x128 pixels 3x3 from 256 to 128, norm and 1x1 to K, instead of 1x1 from 256 to K."""
+    fields = {"encoder": "mit_b0", "decoder": "daformer"}
+    linear, projection = (
+        network_cost(ModelConfig(head=head, **fields), 19, (512, 512))
+        for head in ("linear", "projection")
+    )
+    more = 9 * 256 * 128 + 4 * 128 + 128 * 19 - 256 * 19
+    assert projection.macs - linear.macs == 128 * 128 * more
+
+
 def test_the_rule_by_hand():
     """Operations of a small network, layer by layer from the shapes of its parameters."""
     config = ModelConfig(encoder="tu-test_resnet", decoder="deeplabv2", dropout=0)
