@@ -120,7 +120,6 @@ def rows_of(name: str, root: Path) -> list[dict]:
     return rows
 
 
-<<<<<<< HEAD
 def test_tables_mix_and_weigh_by_the_batch_as_the_released_code():
     """Runs without pseudo-labels stay those of the supervised tables, small studies as before."""
     for name in EXPERIMENTS:
@@ -132,7 +131,8 @@ def test_tables_mix_and_weigh_by_the_batch_as_the_released_code():
             wanted = "batch" if taught and name.startswith("table") else "image"
             assert config["encoding"]["quality"] == wanted, cell
             assert method.get("mix_classes") == (wanted if taught else None), cell
-=======
+
+
 def test_the_tables_take_what_the_public_code_runs():
     """Woof6/ECOCSeg: mining among 8 classes, the codebook alone below the contrast, its own head
     for every encoding; Table 15's published cost is a linear one's, DeepLabV2 is its own.
@@ -160,7 +160,6 @@ def test_the_tables_take_what_the_public_code_runs():
         ["03 text", "04 text_oracle", "07 k40", "14 default"],
         ["04 mmd_t099", "05 gta_mmd"],
     ]
->>>>>>> nets
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
