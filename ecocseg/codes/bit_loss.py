@@ -11,6 +11,7 @@ from ecocseg.types import IGNORE
 
 # Logit vectors shorter than this have no direction: cosine 0, gradient 0.
 _SHORTEST = 1e-12
+_LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 class Setting(NamedTuple):
@@ -65,6 +66,8 @@ def loss_and_slope(
             )
             sums += values
             if flat_slope is not None and part is not None:
+                if logits.dtype == torch.float16:
+                    part.clamp_(-_LARGEST_HALF, _LARGEST_HALF)
                 flat_slope[image, :, span] = part
     return sums, slope
 

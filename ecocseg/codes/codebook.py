@@ -32,8 +32,12 @@ class Codebook:
             )
         if not bool(((table == 0) | (table == 1)).all()):
             raise ConfigError("bits: got values other than 0 and 1; give 0/1 or booleans")
-        self.bits: Tensor = (table == 1).clone()
-        """Codewords, bool [N,K], on the CPU."""
+        # Out of inference mode, whose tensors no later training could use.
+        with torch.inference_mode(False):
+            self.bits: Tensor = (table == 1).clone()
+            """Codewords, bool [N,K], on the CPU."""
+            self.signed: Tensor = self.bits.float() * 2 - 1
+            """Codewords as -1/+1, float32 [N,K], on the CPU."""
         self.class_names: tuple[str, ...] | None = None
         """Name of each row, or None."""
         # Made here and not on first use, which torch.compile could not look into.
@@ -114,11 +118,6 @@ class Codebook:
         return self.bits.shape[1]
 
     @cached_property
-    def signed(self) -> Tensor:
-        """Codewords as -1/+1, float32 [N,K], on the CPU."""
-        return self.bits.float() * 2 - 1
-
-    @cached_property
     def row_distances(self) -> Tensor:
         """Hamming distance of every pair of codewords, int64 [N,N]."""
         return ((self.length - self.signed @ self.signed.T) / 2).long()
@@ -146,9 +145,14 @@ class Codebook:
     def place(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Signed codewords [N,K] on a device; kept, so that training copies them there once."""
         key = (device, dtype)
-        if key not in self._placed:
-            self._placed[key] = self.signed.to(device=device, dtype=dtype)
-        return self._placed[key]
+        if key in self._placed:
+            return self._placed[key]
+        with torch.inference_mode(False):
+            placed = self.signed.to(device=device, dtype=dtype)
+        # What torch.export and the like trace with is no tensor to compute with later.
+        if type(placed) is Tensor:
+            self._placed[key] = placed
+        return placed
 
     def save(self, path: str | Path) -> None:
         """Write the codebook as JSON: schema, class names, one string of 0 and 1 per class."""

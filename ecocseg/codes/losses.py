@@ -57,14 +57,36 @@ class ECOCLoss(nn.Module):
             denominator == "paper",
         )
 
+    @property
+    def distance_weight(self) -> float:
+        """lambda1."""
+        return self.setting.distance_weight
+
+    @property
+    def contrast_weight(self) -> float:
+        """lambda2."""
+        return self.setting.contrast_weight
+
+    @property
+    def temperature(self) -> float:
+        """tau as a number."""
+        return self.setting.temperature
+
+    @property
+    def denominator(self) -> str:
+        """Of the contrast, "paper" or "codebook"."""
+        return "paper" if self.setting.extra_positive else "codebook"
+
     def forward(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> ECOCTerms:
         """Loss of `logits` [B,K,H,W] against class labels int64 [B,H,W] or bits [B,K,H,W].
 
-        Labels of 255 are ignored. `weight` [B,H,W] >= 0 or None (ones); no gradient goes into it.
+        Labels of 255 are ignored; bits are bool, or numbers 0 and 1. `weight` [B,H,W] >= 0 or None
+        (ones); no gradient goes into it.
         Each term is the sum over pixels of value times weight, divided by the number of all
-        pixels, ignored ones included (Sec. 4 of method.md). Pixels of weight 0 count as zero
-        whatever their logits are. Half precision is computed in float32. Raises ValueError when
-        shapes or labels do not fit.
+        pixels, ignored ones included. Pixels of weight 0 count as zero
+        whatever their logits are. Half precision is computed in float32; a gradient too large for
+        float16, of logits without a direction, is cut off. Raises ValueError when shapes or types
+        do not fit, and on a CPU (a GPU would have to wait) when labels, bits or weights do not.
         """
         check_logits(logits, self.book)
         _check_targets(logits, targets, weight)
@@ -101,8 +123,29 @@ def _check_targets(logits: Tensor, targets: Tensor, weight: Tensor | None) -> No
             f"targets: got {targets.dtype} {list(targets.shape)}, allowed integer labels "
             f"{list(shape)} or bits {list(logits.shape)}; bring them to the size of the logits"
         )
+    # A GPU waits for this look at the values; bits are seldom of this type.
+    if bits and targets.is_floating_point():
+        _check_bits(targets)
     if weight is not None and weight.shape != shape:
         raise ValueError(f"weight: got {list(weight.shape)}, allowed {list(shape)}, one per pixel")
+
+
+def _check_values(targets: Tensor, weight: Tensor | None, num_classes: int) -> None:
+    if targets.ndim == 3:
+        _check_labels(targets, num_classes)
+    elif targets.dtype != torch.bool:
+        _check_bits(targets)
+    if weight is not None and not bool((weight >= 0).all()):
+        raise ValueError("weight: got a negative or undefined weight, allowed 0 or more")
+
+
+def _check_bits(bits: Tensor) -> None:
+    wrong = bits[(bits != 0) & (bits != 1)]
+    if wrong.numel():
+        raise ValueError(
+            f"targets: got a bit of {wrong[0].item():.3g}, allowed 0 and 1; decide probabilities "
+            "(targets >= 0.5), and give a pixel that does not count weight 0"
+        )
 
 
 def _check_labels(labels: Tensor, num_classes: int) -> None:
@@ -133,8 +176,8 @@ def _bit_loss(
     The gradient is computed in the forward pass, so that nothing else need be kept for it.
     """
     # Only on the CPU: elsewhere looking at the values would make the device wait.
-    if targets.ndim == 3 and targets.device.type == "cpu":
-        _check_labels(targets, len(signed))
+    if targets.device.type == "cpu":
+        _check_values(targets, weight, len(signed))
     setting = Setting(distance_weight, contrast_weight, temperature, extra_positive)
     if kernels.usable(logits, words):
         from ecocseg.codes.kernels import loss as kernel
@@ -162,7 +205,9 @@ def _bit_loss(
 
 @_bit_loss.register_fake
 def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    total, bce, distance, contrast = logits.new_empty(4, dtype=compute_dtype(logits)).unbind()
+    total, bce, distance, contrast = (
+        logits.new_empty((), dtype=compute_dtype(logits)) for _ in range(4)
+    )
     want_slope = others[-1]
     slope = slope_like(logits) if want_slope else logits.new_empty(0)
     return total, bce, distance, contrast, slope

@@ -98,7 +98,7 @@ class ECOCEncoding(Encoding):
             config.temperature,
             config.denominator,
         )
-        self.temperature = self._loss.setting.temperature
+        self.temperature = self._loss.temperature
         """tau of the contrast as a number."""
         # Above it no pixel could be sure of its class.
         self._class_temperature = min(self.temperature, auto_temperature(book))

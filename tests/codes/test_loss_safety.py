@@ -235,3 +235,50 @@ def test_nothing_is_kept_without_gradient_and_copies_work():
     for clone in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
         assert torch.equal(clone(logits, labels).total, expected.total)
     assert loss.state_dict() == {}
+
+
+@pytest.mark.parametrize("as_bits", [False, True])
+def test_half_precision_of_next_to_no_logits_has_a_finite_gradient(as_bits):
+    """The gradient of a cosine grows as 1 / |z|: beyond float16 for the smallest logits."""
+    book = Codebook.build("mmd", num_classes=5, length=8, draws=500)
+    small = torch.randn(1, 8, 4, 4, dtype=torch.float64) * 6e-6
+    small[..., 0] = 3.0
+    labels = torch.randint(0, 5, (1, 4, 4))
+    targets = code_bits(labels, book) if as_bits else labels
+    slopes = []
+    for dtype in (torch.float16, torch.float64):
+        logits = small.to(dtype).requires_grad_()
+        ECOCLoss(book)(logits, targets).total.backward()
+        slopes.append(logits.grad.double())
+    assert slopes[0].isfinite().all()
+    assert torch.allclose(slopes[0][..., 0], slopes[1][..., 0], rtol=2e-2, atol=1e-4)
+    # Cut off, but in the right direction.
+    large = slopes[1].abs() > 1e3
+    assert large.any()
+    assert torch.equal(slopes[0][large].sign(), slopes[1][large].sign())
+
+
+def test_probabilities_and_other_numbers_are_no_bits():
+    book = Codebook.build("mmd", num_classes=5, length=8, draws=500)
+    loss, logits = ECOCLoss(book), torch.randn(1, 8, 2, 2)
+    bits = torch.randint(0, 2, (1, 8, 2, 2))
+    assert loss(logits, bits) == loss(logits, bits.bool()) == loss(logits, bits.to(torch.uint8))
+    with pytest.raises(ValueError, match=r"a bit of 0\.\d+, allowed 0 and 1; decide probabilities"):
+        loss(logits, torch.rand(1, 8, 2, 2))
+    bits[0, 0, 0, 0] = 255
+    with pytest.raises(ValueError, match="a bit of 255, allowed 0 and 1"):
+        loss(logits, bits)
+    for wrong in (-1.0, torch.nan):
+        weight = torch.ones(1, 2, 2)
+        weight[0, 0, 0] = wrong
+        with pytest.raises(ValueError, match="weight: got a negative or undefined weight"):
+            loss(logits, bits.clamp(max=1), weight)
+
+
+def test_options_cannot_be_changed_without_effect():
+    loss = ECOCLoss(Codebook.build("mmd", num_classes=5, length=8, draws=500), 3.0, 1.0, 0.2)
+    assert (loss.distance_weight, loss.contrast_weight, loss.temperature) == (3.0, 1.0, 0.2)
+    assert loss.denominator == "paper"
+    for name in ("distance_weight", "contrast_weight", "temperature", "denominator"):
+        with pytest.raises(AttributeError):
+            setattr(loss, name, 0.0)

@@ -191,6 +191,8 @@ def loss_kernel(
                 wrong = tl.where((z < 0) == bit, 1.0, decay) / (1 + decay)
                 push = of_target - of_bit * wrong
                 value = pulls[start + i] + tl.where(bit, push, -push) - z * along
+                if slope.dtype.element_ty == tl.float16:
+                    value = tl.minimum(tl.maximum(value, -65504.0), 65504.0)
                 value = value.to(slope.dtype.element_ty)
                 tl.store(onto + (start + i) * slope_bit, value, mask=inside)
 
