@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
+from ecocseg.iou import class_scores
 from pipeline.report.canvas import Drawn
 from pipeline.report.cells import Experiment
 from pipeline.report.formats import html_table
@@ -18,8 +21,11 @@ from pipeline.report.panels import (
 from pipeline.report.parts import Row, Table
 from pipeline.report.protocols import protocol_texts
 from pipeline.report.provenance import all_runs, summary
+from pipeline.report.scores import chosen_confusion
 from pipeline.report.search_page import SearchSection
 from pipeline.report.style import PAGE_CSS, TABLE_CSS
+
+_ZERO = 0.05  # percent: what a table shows as 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +71,32 @@ def report_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{TABLE_CSS}{PAGE_CSS}</style></head>\n<body>"
         "<h1>Pseudo-label learning with error-correcting output codes: results</h1>"
-        f"<nav>{nav}</nav>\n{body}\n</body></html>\n"
+        f"{_answers(sections)}<nav>{nav}</nav>\n{body}\n</body></html>\n"
     )
+
+
+def _answers(sections: Sequence[Section]) -> str:
+    """What ECOC does against one-hot in every experiment, and what no method has learnt."""
+    lines = []
+    for section in sections:
+        texts = [*findings(section.table), *_unlearnt(section.experiment)]
+        title = escape(section.experiment.title)
+        lines += [f"<li><b>{title}.</b> {_minus(escape(text))}</li>" for text in texts]
+    return f'<ul class="answers">{"".join(lines)}</ul>' if lines else ""
+
+
+def _unlearnt(experiment: Experiment) -> list[str]:
+    """A warning where a class that is there scores 0 in every run."""
+    found = [
+        class_scores(chosen_confusion(record, cell.selection), cell.class_score)
+        for cell in experiment.cells
+        for record in cell.records.values()
+    ]
+    if not found:
+        return []
+    best = np.max(found, axis=0)
+    names = [name for name, score in zip(experiment.classes, best, strict=True) if score < _ZERO]
+    return [f"No run learns {', '.join(names)}: at 0 in every one."] if names else []
 
 
 def findings(table: Table) -> list[str]:

@@ -65,6 +65,8 @@ a { color: #0b5cad; }
   background: #e8f1ea; color: #1d5a2f; }
 .status.open { background: #fff1d6; color: #7a4b00; }
 .finding { border-left: 3px solid #0072b2; padding: .15rem 0 .15rem .8rem; margin: .6rem 0; }
+.answers { max-width: 110ch; margin: .6rem 0; padding: .5rem .9rem .5rem 1.9rem;
+  background: #eef4f9; border-left: 3px solid #0072b2; }
 figure { margin: 1.25rem 0; break-inside: avoid; }
 figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #4d5766; font-size: 12.5px; margin-top: .3rem; max-width: 90ch; }
