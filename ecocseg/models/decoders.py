@@ -150,15 +150,9 @@ def _kaiming(
 ) -> nn.Sequential:
     """`conv_bn_relu` with mmcv's first weights."""
     block = conv_bn_relu(features, channels, size, dilation, groups)
-<<<<<<< HEAD
-    weight = block[0].weight
-    assert isinstance(weight, Tensor)
-    nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
-=======
     conv = block[0]
     assert isinstance(conv, nn.Conv2d)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
->>>>>>> nets
     return block
 
 
