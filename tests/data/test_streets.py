@@ -45,8 +45,9 @@ def test_every_class_is_common_enough_to_be_learnt_and_scored(
     shares: tuple[str, np.ndarray],
 ) -> None:
     _, counts = shares
-    seen = (counts[:, TRAINED] > 0).mean(axis=0)
-    assert seen.min() >= 0.1, dict(zip(CITYSCAPES_19.names, seen.round(2), strict=True))
+    # More than a speck: as much as 40 pixels of the default's 96x192.
+    seen = (counts[:, TRAINED] >= 10).mean(axis=0)
+    assert seen.min() >= 0.12, dict(zip(CITYSCAPES_19.names, seen.round(2), strict=True))
 
 
 def test_frequencies_are_those_of_a_street(shares: tuple[str, np.ndarray]) -> None:
@@ -54,7 +55,7 @@ def test_frequencies_are_those_of_a_street(shares: tuple[str, np.ndarray]) -> No
     share = dict(zip(CITYSCAPES_19.names, counts[:, TRAINED].sum(0) / counts.sum(), strict=True))
     assert share["road"] + share["building"] > 0.35
     assert min(share["road"], share["building"]) > 5 * share["person"]
-    assert share["car"] > share["truck"] + share["bus"] + share["train"]
+    assert share["car"] > max(share["truck"], share["bus"], share["train"])
     assert share["person"] > share["rider"] / 2
     assert max(share["motorcycle"], share["bicycle"], share["traffic light"]) < 0.02
     assert (counts[:, NAMED["ego vehicle"]].sum() > 0) == (domain == "camera")

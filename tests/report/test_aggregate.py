@@ -102,6 +102,42 @@ def test_the_report_tells_findings_status_and_origin(whole: Path) -> None:
         assert expected in text
 
 
+def test_the_report_begins_with_what_ecoc_does_and_what_nothing_learns(whole: Path) -> None:
+    text = (whole / "report.html").read_text(encoding="utf-8")
+    first = text[text.index("</h1>") : text.index("<nav>")]
+    assert "DACS: ECOC minus one-hot" in first
+    assert "over 2 seeds, which" in first
+    assert "No run learns" not in first
+
+
+def test_classes_that_no_run_learns_are_named(make, tmp_path: Path) -> None:
+    results = make.Results(tmp_path / "results")
+    classes = ["road", "pole", "sign", "ghost"]
+    # One run learns the sign, none the pole, and there is no ghost.
+    hits = {"one-hot": [50, 0, 0, 0], "ecoc": [50, 0, 5, 0]}
+    for order, (encoding, right) in enumerate(hits.items()):
+        row = make.plan_row(
+            f"dacs_{encoding}-0", f"dacs_{encoding}", 0, experiment="small", order=order,
+            row={"label": "DACS", "method": "dacs", "encoding": encoding, "ranked": True},
+        )  # fmt: skip
+        matrix = np.diag(right) + np.array([[0, 2, 0, 0], [9, 0, 0, 0], [9, 0, 0, 0], [0, 0, 0, 0]])
+        results.add(
+            row,
+            make.record(
+                f"dacs_{encoding}-0",
+                cell=f"dacs_{encoding}",
+                seed=0,
+                classes=classes,
+                matrix=matrix.tolist(),
+            ),
+        )
+    aggregate(results.plan, results.records, results.root, tmp_path / "processed")
+    text = (results.root / "report.html").read_text(encoding="utf-8")
+    first = text[text.index("</h1>") : text.index("<nav>")]
+    assert "No run learns pole: at 0 in every one." in first
+    assert "one seed, so nothing can be said about chance" in first
+
+
 def test_metrics_are_means_over_seeds_of_the_records(whole: Path) -> None:
     found = json.loads((whole / "metrics.json").read_text())["streets_uda"]
     values = []
