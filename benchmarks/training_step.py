@@ -86,9 +86,9 @@ def step_times(trainer: Trainer, batch: Mapping[str, Sample], steps: int) -> lis
     for _ in range(steps):
         synchronize(trainer.device)
         start = time.perf_counter()
-        trainer._train_step(batch)
+        trainer.train_step(batch, trainer.step, trainer.config.steps)
         trainer.step += 1
-        trainer._update_teacher()
+        trainer.update_teacher()
         synchronize(trainer.device)
         times.append(time.perf_counter() - start)
     return times
