@@ -22,6 +22,7 @@ OVERRIDES = [
     f"schedule.log_every={LOG_EVERY}",
     "schedule.evaluate_every=20",
     "schedule.checkpoint_every=4",
+    "model=small",
     "model.decoder_channels=16",
     "benchmark.labelled_transform.crop=[32,64]",
     "benchmark.unlabelled_transform.crop=[32,64]",

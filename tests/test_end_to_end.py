@@ -24,6 +24,7 @@ TINY = [
     "schedule.log_every=2",
     "schedule.evaluate_every=20",
     "schedule.checkpoint_every=4",
+    "model=small",
     "model.decoder_channels=16",
     "benchmark.labelled_transform.crop=[32,64]",
     "benchmark.unlabelled_transform.crop=[32,64]",

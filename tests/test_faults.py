@@ -17,6 +17,7 @@ TINY = [
     "schedule.unlabelled_batch=2",
     "schedule.log_every=1",
     "schedule.evaluate_every=3",
+    "model=small",
     "model.decoder_channels=16",
     "benchmark.labelled_transform.crop=[32,64]",
     "benchmark.unlabelled_transform.crop=[32,64]",

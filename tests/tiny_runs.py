@@ -51,6 +51,7 @@ SMALL_RUN = (
     "schedule.log_every=2",
     "schedule.evaluate_every=6",
     "schedule.checkpoint_every=2",
+    "model=small",
     "model.decoder_channels=16",
     "benchmark.labelled_transform.crop=[32,64]",
     "benchmark.unlabelled_transform.crop=[32,64]",
