@@ -235,9 +235,9 @@ def _draw_fence(
 ) -> None:
     """Planks, or bars that one sees through: as in Cityscapes the label covers both alike."""
     x, near, far = place
-    height = dice.between(1.7, 2.8)
+    height = dice.between(2.0, 3.2)
     colour = dice.colour(style.fences, 0.15)
-    solid = dice.chance(0.4)
+    solid = dice.chance(0.75)
     outline = [(x, 0, near), (x, 0, far), (x, height, far), (x, height, near)]
     board = canvas.mix(colour, FACADE, near)
     canvas.plane(outline, board if solid else None, labels.FENCE)

@@ -140,7 +140,7 @@ def _lots(dice: Dice, style: Style, far: float) -> tuple[Lot, ...]:
             park = dice.chance(0.3)
             kind, length = ("park" if park else "yard"), dice.between(9, 26)
             front = dice.pick(("", "fence", "hedge") if park else ("wall", "fence", "hedge"))
-            front = dice.pick((front, "wall", "wall", "fence", "fence"))
+            front = dice.pick((front, "wall", "wall", "fence", "fence", "fence"))
         else:
             kind, length, front = "building", dice.between(8, 24), ""
         lots.append(Lot(kind=kind, near=z, far=min(z + length, far), front=front))
