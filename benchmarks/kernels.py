@@ -19,13 +19,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from label_path import CODES, code_size
 from torch import Tensor
 
 from ecocseg import Codebook, ECOCLoss, decode, mine_reliable_bits
 from ecocseg.codes import kernels
 from ecocseg.codes.mining import code_bits, denoise
 
-SIZES = [(19, 40), (81, 60)]
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 THRESHOLD = 0.95
 SETTING = {"distance_weight": 5.0, "contrast_weight": 2.0, "temperature": 0.5}
@@ -150,11 +150,11 @@ def measure(options: argparse.Namespace) -> None:
     )
     print("| N, K | type | logits | what | ms | x copy | GB/s copied | plain ms |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for classes, length in SIZES:
+    for classes, length in options.codes:
         book = Codebook.build("mmd", num_classes=classes, length=length, draws=2000)
-        for type_name, dtype in TYPES.items():
+        for type_name in options.types:
             for kind in ("easy", "hard"):
-                case = make_case(book, kind, dtype, options.batch, options.size, device)
+                case = make_case(book, kind, TYPES[type_name], options.batch, options.size, device)
                 ours, plain = kernel_calls(case, book), plain_calls(case, book)
                 check(ours, plain)
                 copy = torch.empty_like(case[0])
@@ -176,15 +176,15 @@ def measure(options: argparse.Namespace) -> None:
                     )
 
 
-def print_resources() -> None:
+def print_resources(options: argparse.Namespace) -> None:
     """Print what the compiled kernels take."""
     from ecocseg.codes.kernels.ahead import resources
 
     print("| N, K | type | kernel | target | registers | spilled bytes | instructions |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for classes, length in SIZES:
+    for classes, length in options.codes:
         book = Codebook.build("mmd", num_classes=classes, length=length, draws=2000)
-        for type_name in ("bf16", "fp32"):
+        for type_name in options.types:
             case = make_case(book, "hard", TYPES[type_name], 1, 64, torch.device("cpu"))
             for name, call in kernel_calls(case, book).items():
                 for capability in (86, 90):
@@ -201,12 +201,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--codes", type=code_size, nargs="+", default=CODES, metavar="N,K")
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--resources", action="store_true", help="compile only; needs no GPU")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET"):
         sys.exit("TRITON_INTERPRET is set: the interpreter says nothing about time; unset it")
     if options.resources:
-        print_resources()
+        print_resources(options)
     elif torch.cuda.is_available():
         measure(options)
     else:

@@ -26,6 +26,7 @@ from ecocseg.codes.mining import denoise
 
 # The quality threshold is low so that random logits, too, weigh more than 0.
 THRESHOLD, QUALITY = 0.95, 0.68
+CODES = [(19, 40), (81, 60)]
 
 
 def one_hot_path(teacher: Tensor, student: Tensor) -> None:
@@ -195,10 +196,21 @@ def compare(classes: int, length: int, kind: str, options: argparse.Namespace) -
     report(case, size, one_hot, [one_hot, direct][size == options.size :])
 
 
+def code_size(text: str) -> tuple[int, int]:
+    """Classes and bits of a codebook, given as "19,40"."""
+    try:
+        classes, length = map(int, text.split(","))
+    except ValueError:
+        message = f"got {text!r}, allowed classes and bits as 19,40"
+        raise argparse.ArgumentTypeError(message) from None
+    return classes, length
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=512, help="height and width in pixels")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--codes", type=code_size, nargs="+", default=CODES, metavar="N,K")
     parser.add_argument("--runs", type=int, default=7, help="runs of which the best counts")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip-direct", action="store_true")
@@ -211,7 +223,7 @@ def main() -> None:
     )
     print("| case | path | size | seconds | x one-hot | peak extra MB | x one-hot |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for classes, length in ((19, 40), (81, 60)):
+    for classes, length in options.codes:
         for kind in ("easy", "hard"):
             compare(classes, length, kind, options)
 

@@ -142,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, nargs="+", default=[1_000, 3_000, 10_000])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256])
+    parser.add_argument("--driver-runs", type=int, default=200, help="empty runs on a real Ray")
     parser.add_argument("--part", choices=("planning", "scheduling"))
     parser.add_argument("--keep", type=Path, help="a folder to leave the projects in")
     options = parser.parse_args()
@@ -153,10 +154,11 @@ def main() -> None:
 
         print("\nScheduling, simulated")
         show(list(scale_simulation.table(options.gpus, max(options.runs))))
-        processor, clock = scale_simulation.driver_overhead()
+        processor, clock = scale_simulation.driver_overhead(options.driver_runs)
         print(
             f"\nThe driver on a real Ray of two cores: {1000 * processor:.1f} ms of its processor "
-            f"and {1000 * clock:.0f} ms of the clock for each of 200 runs that do nothing"
+            f"and {1000 * clock:.0f} ms of the clock for each of {options.driver_runs} runs that "
+            "do nothing"
         )
 
 

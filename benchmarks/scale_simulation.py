@@ -5,6 +5,7 @@ The placing code is the real one (`pipeline.cluster.scheduler`), and so is the m
 the driver's own time for each run on a real Ray, is measured by `driver_overhead`.
 """
 
+import argparse
 import heapq
 import itertools
 import random
@@ -245,10 +246,19 @@ def _draw(chance: random.Random, gpus: int) -> tuple[Resources, float]:
     return asked, hours * chance.uniform(0.9, 1.1)
 
 
-if __name__ == "__main__":
-    for line in table((1, 2, 4, 8, 16, 64, 256), 10_000):
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=10_000, help="runs of each simulated grid")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256])
+    parser.add_argument("--driver-runs", type=int, default=200, help="empty runs on a real Ray")
+    options = parser.parse_args()
+    for line in table(options.gpus, options.runs):
         print("  ".join(f"{cell:>14}" for cell in line))
-    cpu, clock = driver_overhead()
+    cpu, clock = driver_overhead(options.driver_runs)
     print(
         f"driver on a real Ray: {1000 * cpu:.1f} ms of its processor, {1000 * clock:.0f} ms a run"
     )
+
+
+if __name__ == "__main__":
+    main()

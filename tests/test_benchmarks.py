@@ -1,0 +1,86 @@
+"""Every program of benchmarks/ runs as its docstring says, in small; its times say nothing here.
+
+`chaos.py` has `test_chaos.py`, the simulated grid's promises are in `cluster/test_simulation.py`.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+# Which arguments make it small, and the first cells of the table's rows that have to come.
+CASES = {
+    "kernels.py": (
+        "--resources --codes 3,4 --types bf16",
+        ["3, 4 | bf16 | decode | sm_86", "3, 4 | bf16 | loss, bits | sm_90"],
+    ),
+    "label_path.py": (
+        "--size 8 --batch 1 --runs 1 --codes 3,6",
+        ["easy, N=3, K=6 | one-hot | 8", "hard, N=3, K=6 | ours | 8", "hard, N=3, K=6 | direct"],
+    ),
+    "loading.py": (
+        "--images 2 --seconds 0.01 --only gta cityscapes",
+        ["gta, 512, passes", "gta, 512, rare classes", "cityscapes", "DAFormer, GTAv to City"],
+    ),
+    "scale.py": (
+        "--runs 40 --gpus 1 2 --driver-runs 2",
+        ["plan 40", "decide what to do 40", "aggregate 40", "1 40", "2 40", "The driver on a re"],
+    ),
+    "scale_simulation.py": (
+        "--runs 20 --gpus 1 2 --driver-runs 2",
+        ["1 20", "2 20", "driver on a real Ray:"],
+    ),
+    "tracking.py": (
+        "--steps 4",
+        ["none (tracking off)", "up", "down", "hanging", "hanging after a third"],
+    ),
+    "training_step.py dacs": (
+        "--device cpu --method dacs --model small --size 64 --steps 1 --batch 1",
+        ["one-hot", "ecoc"],
+    ),
+    "training_step.py mic": (
+        "--device cpu --method mic --model small_hrda --size 96 --steps 1 --batch 1",
+        ["one-hot", "ecoc"],
+    ),
+}
+TESTED = {"chaos.py"}
+
+
+def output(name: str, arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *arguments.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", CASES)
+def test_it_runs_and_prints_its_table(case):
+    arguments, rows = CASES[case]
+    done = output(case.partition(" ")[0], arguments)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    # Tables in Markdown and in columns alike.
+    printed = [re.sub(r" {2,}", " ", line).strip("| ") for line in done.stdout.splitlines()]
+    for row in rows:
+        lines = [line.removeprefix(row) for line in printed if line.startswith(row)]
+        assert any(re.search(r"\d", line) for line in lines), (row, done.stdout)
+
+
+def test_every_program_is_among_them():
+    programs = {path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()}
+    assert programs == {case.partition(" ")[0] for case in CASES} | TESTED
+
+
+def test_kernels_say_what_they_need():
+    done = output("kernels.py", "--codes 19")
+    assert done.returncode == 2
+    assert "argument --codes: got '19', allowed classes and bits as 19,40" in done.stderr
