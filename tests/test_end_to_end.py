@@ -100,7 +100,7 @@ def test_dvc_repro_makes_everything_and_then_nothing(project):
     table = project.path("results/tables/streets_uda.md").read_text()
     assert all(word in table for word in ("Source-only", "DACS", "Oracle", "bicycle", "one seed"))
     assert project.path("results/report.html").stat().st_size > 10_000
-    assert len(read_records(project.path("results/records"))) == 4
+    assert len(read_records(project.path("results/records"))) == 5
     best = yaml.safe_load(project.path("results/search/best.yaml").read_text())
     assert all(text.startswith("encoding.") for text in best["overrides"])
     again = project.run("dvc", "repro")

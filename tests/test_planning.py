@@ -112,7 +112,13 @@ def test_an_override_reaches_the_cells_that_have_its_field():
         params(experiments=["streets_uda"], overrides=["encoding.threshold=0.9"]), need_data=False
     )
     found = {row["cell"]: row["spec"]["encoding"].get("threshold") for row in rows}
-    assert found == {"source-only": None, "dacs_one-hot": None, "dacs_ecoc": 0.9, "oracle": None}
+    assert found == {
+        "source-only": None,
+        "dacs_one-hot": None,
+        "dacs_ecoc": 0.9,
+        "dacs_ecoc-auto": 0.9,
+        "oracle": None,
+    }
     with pytest.raises(ConfigError, match="unknown field 'threshold'"):
         compose_cell(
             load_experiment("streets_uda"), "oracle", ["encoding.threshold=0.9"], strict=True

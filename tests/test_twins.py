@@ -25,7 +25,7 @@ TINY = (
     "schedule.log_every=2",
     "schedule.evaluate_every=2",
     "schedule.checkpoint_every=2",
-    "model.encoder=tu-test_resnet",
+    "model=small",
     "benchmark.labelled_transform.crop=[32,64]",
     "benchmark.unlabelled_transform.crop=[32,64]",
 )

@@ -126,6 +126,8 @@ def test_the_files_name_networks(path):
         assert config.weights == "none"
         model = build_model(config, 19)
         assert sum(p.numel() for p in model.parameters()) < 2e6
+    elif path.stem.startswith("lite0"):
+        assert config.weights == "package:efficientnet-lite0"
     else:
         # Nobody has weights for the U-Net.
         assert config.weights == ("none" if path.stem == "unet_acdc" else "imagenet")
