@@ -250,14 +250,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=10_000, help="runs of each simulated grid")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64, 256])
-    parser.add_argument("--driver-runs", type=int, default=200, help="empty runs on a real Ray")
+    parser.add_argument(
+        "--driver-runs", type=int, default=200, help="empty runs on a real Ray; 0: none"
+    )
     options = parser.parse_args()
     for line in table(options.gpus, options.runs):
         print("  ".join(f"{cell:>14}" for cell in line))
-    cpu, clock = driver_overhead(options.driver_runs)
-    print(
-        f"driver on a real Ray: {1000 * cpu:.1f} ms of its processor, {1000 * clock:.0f} ms a run"
-    )
+    if options.driver_runs:
+        cpu, clock = driver_overhead(options.driver_runs)
+        print(
+            f"driver on a real Ray: {1000 * cpu:.1f} ms of its processor, "
+            f"{1000 * clock:.0f} ms a run"
+        )
 
 
 if __name__ == "__main__":

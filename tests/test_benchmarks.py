@@ -3,6 +3,7 @@
 `chaos.py` has `test_chaos.py`, the simulated grid's promises are in `cluster/test_simulation.py`.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from label_path import code_size
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Which arguments make it small, and the first cells of the table's rows that have to come.
@@ -19,11 +21,11 @@ CASES = {
         ["3, 4 | bf16 | decode | sm_86", "3, 4 | bf16 | loss, bits | sm_90"],
     ),
     "label_path.py": (
-        "--size 8 --batch 1 --runs 1 --codes 3,6",
-        ["easy, N=3, K=6 | one-hot | 8", "hard, N=3, K=6 | ours | 8", "hard, N=3, K=6 | direct"],
+        "--size 8 --batch 1 --runs 1 --codes 5,8",
+        ["easy, N=5, K=8 | one-hot | 8", "hard, N=5, K=8 | ours | 8", "hard, N=5, K=8 | direct"],
     ),
     "loading.py": (
-        "--images 2 --seconds 0.01 --only gta cityscapes",
+        "--images 1 --seconds 0.01 --only gta cityscapes",
         ["gta, 512, passes", "gta, 512, rare classes", "cityscapes", "DAFormer, GTAv to City"],
     ),
     "scale.py": (
@@ -31,15 +33,15 @@ CASES = {
         ["plan 40", "decide what to do 40", "aggregate 40", "1 40", "2 40", "The driver on a re"],
     ),
     "scale_simulation.py": (
-        "--runs 20 --gpus 1 2 --driver-runs 2",
-        ["1 20", "2 20", "driver on a real Ray:"],
+        "--runs 20 --gpus 1 2 --driver-runs 0",
+        ["1 20", "2 20"],
     ),
     "tracking.py": (
         "--steps 4",
         ["none (tracking off)", "up", "down", "hanging", "hanging after a third"],
     ),
     "training_step.py dacs": (
-        "--device cpu --method dacs --model small --size 64 --steps 1 --batch 1",
+        "--device cpu --method dacs --model small --size 64 --steps 1",
         ["one-hot", "ecoc"],
     ),
     "training_step.py mic": (
@@ -80,7 +82,8 @@ def test_every_program_is_among_them():
     assert programs == {case.partition(" ")[0] for case in CASES} | TESTED
 
 
-def test_kernels_say_what_they_need():
-    done = output("kernels.py", "--codes 19")
-    assert done.returncode == 2
-    assert "argument --codes: got '19', allowed classes and bits as 19,40" in done.stderr
+def test_sizes_of_codes_are_classes_and_bits():
+    assert code_size("19,40") == (19, 40)
+    for text in ("19", "19,40,2", "a,b"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"got '{text}', allowed classes and"):
+            code_size(text)
