@@ -1,5 +1,6 @@
 """Memory of a GPU and room on a disk that ran out, told as what it is and what helps."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -71,12 +72,21 @@ def _explanation(spec: RunSpec, device: torch.device, error: Exception) -> str:
 
 def savers(schedule: FitConfig) -> str:
     """Settings that would lower the memory of a schedule, each with what it costs."""
+    # They must divide both batches.
+    common = math.gcd(schedule.labelled_batch, schedule.unlabelled_batch)
+    finer = range(schedule.micro_batches + 1, common + 1)
+    parts = next((parts for parts in finer if common % parts == 0), None)
     used = {
         "schedule.activation_checkpointing": schedule.activation_checkpointing,
         "schedule.precision": schedule.precision == "bf16",
-        "schedule.micro_batches": schedule.micro_batches >= schedule.labelled_batch,
+        "schedule.micro_batches": parts is None,
     }
-    left = [(name, cost) for name, cost in SAVERS.items() if not used[name.partition("=")[0]]]
+    more = {"schedule.micro_batches=2": f"schedule.micro_batches={parts}"}
+    left = [
+        (more.get(name, name), cost)
+        for name, cost in SAVERS.items()
+        if not used[name.partition("=")[0]]
+    ]
     if not left:
         return "a smaller crop or batch (not paper-exact)"
     return ", ".join(f"{name} ({cost})" for name, cost in left)

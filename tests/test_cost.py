@@ -93,7 +93,11 @@ def test_too_large_a_recipe_is_warned_of_with_what_lowers_it(tmp_path):
         assert name in warning
     components, _ = cell("oracle", experiment="streets_uda")
     schedule = replace(components.schedule, activation_checkpointing=True, micro_batches=4)
-    assert savers(schedule) == "schedule.precision=bf16 (not paper-exact)"
+    bf16 = "schedule.precision=bf16 (not paper-exact)"
+    assert savers(schedule) == bf16
+    # The parts are as many as divide both batches, eight and four images.
+    halves = replace(schedule, micro_batches=2)
+    assert savers(halves) == f"{bf16}, schedule.micro_batches=4 (not paper-exact)"
     assert "smaller crop" in savers(replace(schedule, precision="bf16"))
 
 
