@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.spec import SPEED_ONLY
+# Settings of a schedule that decide how fast or how safe a run is, never what comes out of it.
+SPEED_ONLY = ("loader_workers", "checkpoint_every", "activation_checkpointing", "gpus")
 
 
 def deviations(report: Mapping[str, Any], schedule: Mapping[str, Any], *, bf16: bool) -> list[str]:
@@ -18,10 +19,11 @@ def deviations(report: Mapping[str, Any], schedule: Mapping[str, Any], *, bf16: 
     if report.get("paper") is None:
         return found
     if bf16:
-        chosen = " (auto)" if schedule["precision"] == "auto" else ""
+        chosen = " (auto)" if schedule.get("precision") == "auto" else ""
         _add(found, "precision", f"bf16{chosen}")
-    if schedule["micro_batches"] > 1:
-        _add(found, "micro_batches", schedule["micro_batches"])
+    # Records of earlier versions have no such setting.
+    if (parts := schedule.get("micro_batches", 1)) > 1:
+        _add(found, "micro_batches", parts)
     return found
 
 

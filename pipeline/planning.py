@@ -30,6 +30,68 @@ from pipeline.spec import Components, RunSpec, clean_config, validate
 PLAN_FILE = Path("results/plan.jsonl")
 # Groups whose files have different fields.
 _VARYING = ("encoding", "method", "model")
+_CHOSEN = (*_VARYING, "benchmark", "schedule")
+
+
+def shared_overrides(
+    params: Params, experiment: Mapping[str, Any], cell: str, *, files: bool = True
+) -> list[str]:
+    """What params.yaml, and with `files` its override files, say of a cell, in order of precedence.
+
+    What the cell sets itself is what the experiment compares, so that is left out; but how long and
+    in what parts a run trains (`schedule`) is the user's.
+    """
+    given = file_overrides(params) if files else []
+    given += experiment_overrides(params, experiment["name"])
+    entry = experiment["cells"].get(cell, {"overrides": ()})
+    lost = _overruled(given, entry["overrides"])
+    return [text for text in given if text.startswith("schedule.") or text not in lost]
+
+
+def overruled(params: Params) -> list[str]:
+    """A line for each override of params.yaml that meets what cells set themselves."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in params.experiments:
+        experiment = load_experiment(name)
+        given = file_overrides(params) + experiment_overrides(params, name)
+        for cell, entry in experiment["cells"].items():
+            for text in _overruled(given, entry["overrides"]):
+                found.setdefault((name, text), []).append(cell)
+    lines = []
+    for (name, text), cells in found.items():
+        who = f"{', '.join(cells[:4])}{f' and {len(cells) - 4} more' if len(cells) > 4 else ''}"
+        if text.startswith("schedule."):
+            lines.append(f"{text} replaces what {name} sets for {who}")
+        else:
+            lines.append(
+                f"{text} does not reach {who} of {name}: what a cell sets itself is what the "
+                "experiment compares; copy the experiment's file to compare something else"
+            )
+    return lines
+
+
+def _overruled(given: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Of the overrides `given` those of a field that a cell's `own` give another value."""
+    values = dict(_field_and_value(text) for text in own)
+    # A field of the method inside the cell's method goes by the shorter name as well.
+    values |= {
+        field.replace(".inner.", "."): value
+        for field, value in values.items()
+        if field.startswith("method.inner.")
+    }
+    split = [(text, *_field_and_value(text)) for text in given]
+    return [
+        text
+        for text, field, value in split
+        if values.get(field, value) != value
+        # A component that is none: composing says so.
+        and (field not in _CHOSEN or value in names(field))
+    ]
+
+
+def _field_and_value(override: str) -> tuple[str, str]:
+    field, _, value = override.lstrip("+").partition("=")
+    return field, "".join(value.split())
 
 
 def experiment_overrides(params: Params, experiment: str) -> list[str]:
@@ -43,7 +105,7 @@ def experiment_overrides(params: Params, experiment: str) -> list[str]:
 
 
 def file_overrides(params: Params) -> list[str]:
-    """What the files of `override_files` hold; not for the search, which writes such a file."""
+    """What the files of `override_files` hold."""
     return [text for path in params.override_files for text in read_overrides(Path(path))]
 
 
@@ -129,7 +191,7 @@ def datasets_of(params: Params) -> list[DatasetConfig]:
     for name in params.experiments:
         experiment = load_experiment(name)
         for cell in experiment["cells"]:
-            overrides = [*file_overrides(params), *experiment_overrides(params, name)]
+            overrides = shared_overrides(params, experiment, cell)
             _, components = compose_cell(experiment, cell, overrides)
             found |= dict.fromkeys(components.benchmark.datasets)
     _, components = search_cell(params)
@@ -140,9 +202,10 @@ def datasets_of(params: Params) -> list[DatasetConfig]:
 def search_cell(params: Params, values: Sequence[str] = ()) -> tuple[dict[str, Any], Components]:
     """Configuration and components of the cell that the search tunes, with `values` for a trial."""
     search = params.search
-    overrides = [*experiment_overrides(params, search.experiment), *search.overrides, *values]
+    experiment = load_experiment(search.experiment)
+    shared = shared_overrides(params, experiment, search.cell, files=False)
     try:
-        return compose_cell(load_experiment(search.experiment), search.cell, overrides)
+        return compose_cell(experiment, search.cell, [*shared, *search.overrides, *values])
     except ConfigError as error:
         tried = f" with {' '.join(values)}" if values else ""
         raise ConfigError(f"search ({search.experiment}, {search.cell}){tried}: {error}") from error
@@ -162,8 +225,8 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
     rows = []
     for name in params.experiments:
         experiment = load_experiment(name)
-        overrides = [*file_overrides(params), *experiment_overrides(params, name)]
         for order, (cell, entry) in enumerate(experiment["cells"].items()):
+            overrides = shared_overrides(params, experiment, cell)
             config, components, kept = _composed(experiment, cell, overrides)
             data = {
                 dataset: fingerprint(params, dataset, need_data)

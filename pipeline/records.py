@@ -31,18 +31,19 @@ _FIELDS: dict[str, type] = {
     "results": dict,
     "curves": dict,
     "data": dict,
-    "paper_exact": bool,
-    "deviations": list,
     "environment": dict,
     "timing": dict,
 }
-# Came later: records without them stay readable.
+# Came later, or are no longer written: records with and without them stay readable.
 _OPTIONAL_FIELDS: dict[str, type] = {
     "diagnostics": dict,
     # parameters, macs (multiply-accumulates) for an image of size
     "network": dict,
     # The run that was computed: this record is a copy of that one's, of equal content.
     "same_as": str,
+    # Once frozen here; the report derives them from the plan.
+    "paper_exact": bool,
+    "deviations": list,
 }
 _NETWORK: dict[str, type | tuple[type, ...]] = {
     "parameters": int,

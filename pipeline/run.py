@@ -22,7 +22,6 @@ from ecocseg.engine.distributed import current_group
 from ecocseg.engine.evaluate import overall_score
 from ecocseg.engine.events import CheckpointEvent, EvaluationEvent, StageEvent, StepEvent
 from ecocseg.files import atomic_write, require_space
-from pipeline.deviations import deviations
 from pipeline.diverged import FILE_NAME as DIVERGED
 from pipeline.diverged import batch_kept
 from pipeline.environment import describe, peak_memory_mb, used_memory
@@ -290,8 +289,6 @@ class _Execution:
 
     def _record(self) -> dict[str, Any]:
         spec = self.run.spec
-        report, bf16 = self.row["report"], self.trainer.autocast == torch.bfloat16
-        differs = deviations(report, spec.config["schedule"], bf16=bf16)
         return {
             "schema": SCHEMA,
             "run_id": self.row["run_id"],
@@ -306,10 +303,8 @@ class _Execution:
             "diagnostics": self._diagnostics(),
             "data": dict(spec.data),
             "network": self.run.network(),
-            "paper_exact": report.get("paper") is not None and not differs,
-            "deviations": differs,
             "environment": describe(self.device, self.settings["git"])
-            | {"precision": "bf16" if bf16 else "fp32"},
+            | {"precision": "bf16" if self.trainer.autocast == torch.bfloat16 else "fp32"},
             "timing": {
                 "seconds": self._seconds(),
                 "steps_per_second": self._speed or 0.0,

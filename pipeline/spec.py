@@ -16,10 +16,9 @@ from ecocseg.errors import ConfigError
 from ecocseg.methods import METHODS
 from ecocseg.models.segmenter import ModelConfig
 from ecocseg.version import RESULTS_VERSION
+from pipeline.deviations import SPEED_ONLY
 
 COMPONENTS = ("benchmark", "model", "encoding", "method", "schedule")
-# Settings of a schedule that decide how fast or how safe a run is, never what comes out of it.
-SPEED_ONLY = ("loader_workers", "checkpoint_every", "activation_checkpointing", "gpus")
 
 
 DIGITS = 10

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import UserError
-from pipeline.deviations import deviations
+from pipeline.deviations import SPEED_ONLY
 from pipeline.records import read_record, read_short_record, write_record
-from pipeline.spec import DIGITS, SPEED_ONLY, RunSpec
+from pipeline.spec import DIGITS, RunSpec
 from pipeline.status import record_file, run_directory
 
 Row = Mapping[str, Any]
@@ -53,8 +53,6 @@ def copy_record(row: Row, source: str, results: Path) -> bool:
     plain["schedule"] = plain["schedule"] | {
         name: measured[name] for name in SPEED_ONLY if name in measured
     }
-    bf16 = record["environment"].get("precision") == "bf16"
-    found = deviations(row["report"], spec.config["schedule"], bf16=bf16)
     write_record(
         results / "records",
         record
@@ -63,8 +61,6 @@ def copy_record(row: Row, source: str, results: Path) -> bool:
             "experiment": spec.experiment,
             "cell": spec.cell,
             "spec": plain,
-            "paper_exact": row["report"].get("paper") is not None and not found,
-            "deviations": found,
             "same_as": record.get("same_as", source),
         },
     )

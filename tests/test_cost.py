@@ -83,7 +83,9 @@ def test_too_large_a_recipe_is_warned_of_with_what_lowers_it(tmp_path):
         load_params(),
         experiments=["streets_uda"],
         seeds=[0],
-        overrides=["benchmark.labelled_transform.crop=[6000,6000]", "method=supervised"],
+        overrides=[
+            f"benchmark.{part}_transform.crop=[6000,6000]" for part in ("labelled", "unlabelled")
+        ],
         data=DataParams(root=str(tmp_path)),
     )
     rows = [row for row in plan(params, need_data=False) if row["cell"] == "oracle"]
@@ -104,14 +106,19 @@ def test_too_large_a_recipe_is_warned_of_with_what_lowers_it(tmp_path):
 def test_features_of_a_random_network_are_warned_of(tmp_path):
     params = replace(
         load_params(),
-        experiments=["streets_uda_full"],
+        experiments=["table01_uda"],
         seeds=[0],
-        overrides=["method.feature_weight=0.005"],
+        overrides=["model.weights=none"],
         data=DataParams(root=str(tmp_path)),
     )
     _, warnings = overview(plan(params, need_data=False), tmp_path)
-    cells = [text.split()[0].partition("/")[2] for text in warnings]
-    assert cells == ["daformer_one-hot", "daformer_ecoc", "mic_one-hot", "mic_ecoc"]
+    cells = [text.split()[0].partition("/")[2] for text in warnings if "keeps the network" in text]
+    assert cells == [
+        f"{source}_{method}_{encoding}"
+        for source in ("gta", "synthia")
+        for method in ("daformer", "mic")
+        for encoding in ("one-hot", "ecoc")
+    ]
     assert all("method.feature_weight=0" in text for text in warnings)
 
 

@@ -18,12 +18,14 @@ from pipeline.planning import (
     datasets_of,
     list_fingerprints,
     load_experiment,
+    overruled,
     plan,
     read_plan,
     search_cell,
     write_plan,
 )
 from pipeline.spec import RunSpec, clean_config, validate
+from pipeline.stages import plan as stages_plan
 
 CELLS = [(name, cell) for name in names("experiment") for cell in load_experiment(name)["cells"]]
 
@@ -105,6 +107,32 @@ def test_what_a_search_found_is_usable_by_the_plan(tmp_path):
     for wrong in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(ConfigError, match="override_files: "):
             plan(params(override_files=[str(wrong)]), need_data=False)
+
+
+def test_what_an_experiment_compares_is_not_overruled_without_a_word(capsys):
+    given = params(
+        experiments=["table04_threshold_ablation"],
+        overrides=["encoding.threshold=0.9", "schedule.steps=7"],
+    )
+    cells = load_experiment("table04_threshold_ablation")["cells"]
+    own = {name: [t for t in cell["overrides"] if "threshold=" in t] for name, cell in cells.items()}
+    rows = {row["cell"]: row["spec"] for row in plan(given, need_data=False)}
+    assert len([texts for texts in own.values() if texts]) > 4
+    for name, texts in own.items():
+        assert not texts or texts[0] == f"encoding.threshold={rows[name]['encoding']['threshold']}"
+    stages_plan.run(given, write=False)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    (line,) = [line for line in told if "encoding.threshold=0.9" in line]
+    assert "does not reach" in line and "table04_threshold_ablation" in line
+    inner = params(experiments=["streets_uda_full"], overrides=["method.feature_weight=0.005"])
+    (line,) = overruled(inner)
+    assert "daformer_one-hot, daformer_ecoc, mic_one-hot, mic_ecoc" in line
+    # The same value overrules nothing, and how long a run trains is the user's.
+    assert overruled(replace(given, overrides=["schedule.steps=7"])) == []
+    stages = params(experiments=["camvid_ssl"], overrides=["schedule.steps=7"])
+    assert {row["spec"]["schedule"]["steps"] for row in plan(stages, need_data=False)} == {7}
+    (line,) = overruled(stages)
+    assert line.startswith("schedule.steps=7 replaces what camvid_ssl sets for stpp_one-hot_1_16")
 
 
 def test_an_override_reaches_the_cells_that_have_its_field():

@@ -97,7 +97,7 @@ def test_numbers_that_json_lacks_become_null_so_that_equal_runs_compare_equal(tm
         (["schema"], 2, "schema: got 2, allowed 1"),
         (["seed"], "0", "seed: got '0', allowed a int"),
         (["seed"], True, "seed: got True"),
-        (["paper_exact"], 0, "paper_exact: got 0, allowed a bool"),
+        (["same_as"], 0, "same_as: got 0, allowed a str"),
         (["extra"], 1, "extra: is unknown"),
         (["run_id"], "a/b", "run_id: got 'a/b'"),
         (["run_id"], "", "run_id: got ''"),

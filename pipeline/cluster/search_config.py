@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ecocseg.config import require
-from pipeline.cluster.trial_worker import digest
+from pipeline.cluster.trial_worker import content, digest
 from pipeline.search_choice import SearchChoice
 
 
@@ -42,7 +42,7 @@ class SearchConfig(SearchChoice):
         identity = [
             self.objective,
             dict(self.space),
-            dict(self.row),
+            content(self.row),
             scored,
             self.max_steps,
             self.grace_steps,

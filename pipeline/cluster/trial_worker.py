@@ -50,7 +50,12 @@ class Work:
         if self.population:
             return self.trials_dir / f"{self.name}-{number:05d}"
         scored = {key: self.settings.get(key) for key in ("seeds", "network")}
-        return self.trials_dir / digest([self.objective, self.row, scored, dict(values)])
+        return self.trials_dir / digest([self.objective, content(self.row), scored, dict(values)])
+
+
+def content(row: Mapping[str, Any]) -> Any:
+    """What decides the outcome of a row: the id of a planned run, or else all that it holds."""
+    return row.get("run_id", row)
 
 
 def digest(value: Any) -> str:

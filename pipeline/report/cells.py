@@ -63,6 +63,8 @@ class Cell:
     """Further places of a grid (group, column, paper) that show the same runs."""
     run_ids: dict[int, str] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
+    deviations: list[str] = field(default_factory=list)
+    """What keeps its finished runs from the paper's setting."""
     scores: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict, compare=False)
     """By selection and mean, what `lines.cell_means` found: many parts of the report ask for it."""
 
@@ -105,12 +107,6 @@ class Cell:
         if not self.also:
             return [self]
         return [replace(self, also=(), **place) for place in ({}, *self.also)]
-
-    @property
-    def deviations(self) -> tuple[str, ...]:
-        """What keeps its finished runs from the paper's setting."""
-        records = (self.records[seed] for seed in sorted(self.records))
-        return tuple(dict.fromkeys(text for r in records for text in r["deviations"]))
 
     @property
     def class_score(self) -> Score:

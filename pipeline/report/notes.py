@@ -125,7 +125,7 @@ def _deviation_notes(experiment: Experiment) -> list[str]:
     rows: dict[tuple[str, ...], list[Cell]] = {}
     for cell in experiment.cells:
         if cell.deviations:
-            rows.setdefault(cell.deviations, []).append(cell)
+            rows.setdefault(tuple(cell.deviations), []).append(cell)
     finished = [cell for cell in experiment.cells if cell.records]
     notes = []
     for deviations, cells in rows.items():

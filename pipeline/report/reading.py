@@ -17,7 +17,7 @@ from pipeline.report.cells import Record
 MANY = 1000
 """Runs from which reading and drawing are worth processes of their own."""
 # Sections of a record that most runs of an experiment share.
-_SHARED = ("classes", "protocol", "data", "network", "deviations", "environment")
+_SHARED = ("classes", "protocol", "data", "network", "environment")
 
 
 class Reader:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import ConfigError, DataError
+from pipeline.deviations import deviations
 from pipeline.report.cells import Block, Cell, Experiment, Mean, Record, Reference
 from pipeline.report.protocols import refuse_mixtures
 from pipeline.report.reading import read_runs
@@ -81,7 +82,10 @@ def _experiment(name: str, rows: list[dict[str, Any]], records: Mapping[str, Rec
             cell = cells[row["cell"]] = _cell(row, label, blocks)
         cell.run_ids[row["seed"]] = row["run_id"]
         if row["run_id"] in records:
-            cell.records[row["seed"]] = records[row["run_id"]]
+            record = cell.records[row["seed"]] = records[row["run_id"]]
+            bf16 = record["environment"].get("precision") == "bf16"
+            found = deviations(row["report"], record["spec"].get("schedule", {}), bf16=bf16)
+            cell.deviations.extend(text for text in found if text not in cell.deviations)
     first = rows[0]["report"]
     experiment = Experiment(
         name=name,

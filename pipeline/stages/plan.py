@@ -14,7 +14,7 @@ from ecocseg.methods import build_method
 from pipeline.cost import LIMIT_GB, TERA_MACS_PER_HOUR, card_gb, run_memory
 from pipeline.exhausted import savers
 from pipeline.params import Params
-from pipeline.planning import PLAN_FILE, plan, write_plan
+from pipeline.planning import PLAN_FILE, overruled, plan, write_plan
 from pipeline.spec import COMPONENTS, Components, validate
 from pipeline.status import record_file
 from pipeline.twins import digest_of
@@ -40,7 +40,7 @@ def run(params: Params, *, write: bool) -> None:
     for table in tables:
         console.print(table)
     print(legend(rows))
-    for warning in warnings:
+    for warning in [*overruled(params), *warnings]:
         print(f"warning: {warning}")
     if write:
         print(f"{len(rows)} runs -> {PLAN_FILE}")

@@ -28,7 +28,8 @@ from pipeline.planning import (
 )
 from pipeline.report.search_page import write_search_report
 from pipeline.search_tracking import SearchTracking
-from pipeline.spec import SPEED_ONLY, Components, RunSpec, validate
+from pipeline.deviations import SPEED_ONLY
+from pipeline.spec import Components, RunSpec, validate
 from pipeline.stages.train import RESULTS, announce, resources, run_settings, tracking_config
 from pipeline.trial import with_values
 

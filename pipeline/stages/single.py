@@ -16,7 +16,6 @@ from pipeline.params import Params
 from pipeline.planning import (
     applicable,
     compose_cell,
-    experiment_overrides,
     file_fingerprints,
     file_overrides,
     fingerprint,
@@ -24,6 +23,7 @@ from pipeline.planning import (
     load_experiment,
     plan_row,
     report_of,
+    shared_overrides,
 )
 from pipeline.run import execute_run
 from pipeline.spec import RunSpec, clean_config, validate
@@ -109,7 +109,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         entry = cells[named["cell"]]
         # What is typed for this run must fit it; what params.yaml says of all runs need not.
         compose_cell(experiment, named["cell"], rest, strict=True)
-        rest = [*file_overrides(params), *experiment_overrides(params, name), *rest]
+        rest = [*shared_overrides(params, experiment, named["cell"]), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
         kept = applicable([f"experiment={name}", *entry["overrides"]], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}

@@ -104,8 +104,6 @@ def record(
         "results": {"last": result, "best": {**result, "step": 200}},
         "curves": {"train": train, "eval": evaluations},
         "data": {"streets_game": "a1b2c3d4e5f60718", "streets_camera": "5f0c2d9b7e1a44c3"},
-        "paper_exact": False,
-        "deviations": ["small network and 300 steps"],
         "environment": {
             "git": "0123abc",
             "versions": {"torch": "2.15.0", "ray": "2.60.0"},
@@ -137,6 +135,7 @@ def plan_row(run_id: str, cell: str, seed: int = 0, **report: Any) -> dict[str, 
             "means": {"mIoU": None},
             "selection": "last.student",
             "order": 0,
+            "deviation": "small network and 300 steps",
         }
         | report,
     }

@@ -34,11 +34,11 @@ def add(
             run_id, cell, seed, experiment="grid", order=order, layout="grid", title="Grid",
             row={"label": label, "method": label, "encoding": encoding, "ranked": ranked,
                  "group": group},
-            **report,
+            deviation=None, **report,
         )  # fmt: skip
         options = {"threshold": 0.95, "labels": "hybrid", "codebook": "text"} | (spec or {})
         made = make.record(
-            run_id, experiment="grid", cell=cell, seed=seed, quality=quality, deviations=[],
+            run_id, experiment="grid", cell=cell, seed=seed, quality=quality,
             spec={"cell": cell, "seed": seed, "encoding": options if encoding == "ecoc" else {}},
         )  # fmt: skip
         results.add(row, made)

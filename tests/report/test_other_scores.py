@@ -29,11 +29,11 @@ def grid(make, results, table, protocol, classes, means, values, columns):
                     reference=[{"label": "theirs", "table": table, "where": {
                         "method": {"table11_change_whu": "SemiCD"}.get(table, "CPS")}}],
                     selection="best.student",
+                    deviation="another code" if encoding == "ecoc" else None,
                 )  # fmt: skip
                 made = make.record(
                     run_id, experiment="other", cell=f"{encoding}_{column[0]}", seed=seed,
                     classes=classes, matrix=values(encoding, column, seed),
-                    deviations=["another code"] if encoding == "ecoc" else [],
                 )  # fmt: skip
                 made["protocol"] |= protocol
                 results.add(row, made)

@@ -11,9 +11,9 @@ from pipeline.cluster.search import check_algorithm
 from pipeline.cluster.search_config import SearchConfig
 from pipeline.cluster.space import parse_space
 from pipeline.compose import load_yaml, names
-from pipeline.params import Params, SearchParams, load_params
+from pipeline.params import DataParams, Params, SearchParams, load_params
 from pipeline.planning import search_cell
-from pipeline.stages.search import check_space, describe
+from pipeline.stages.search import check_space, describe, search_config
 
 ROOT = Path(__file__).parents[2]
 FLOAT = {"type": "uniform", "low": 0.5, "high": 0.6}
@@ -100,6 +100,18 @@ def test_an_entry_is_composed_with_what_it_depends_on() -> None:
     }
     with pytest.raises(ConfigError, match=r"encoding\.labels=hybrid encoding\.threshold=2\.0"):
         check(space)
+
+
+def test_what_decides_only_speed_makes_no_other_search(streets_data: Path) -> None:
+    def searched(*given: str) -> SearchConfig:
+        params = params_of(overrides=list(given))
+        params = replace(params, data=DataParams(root=str(streets_data)))
+        config, components = search_cell(params)
+        return search_config(params, load_yaml("search", "ecoc"), config, components)
+
+    usual = searched()
+    assert usual.name == searched("schedule.loader_workers=4", "schedule.gpus=2").name
+    assert usual.name != searched("schedule.optim.lr=0.5").name
 
 
 def test_the_teachers_score_needs_a_teacher() -> None:

@@ -125,8 +125,6 @@ def make_record(run_id: str = "abc123", classes: int = 3, seed: int = 0) -> dict
             "eval": [{"step": 100, "student/miou": 40.0}],
         },
         "data": {"streets_game": "a" * 64},
-        "paper_exact": False,
-        "deviations": ["crop 96"],
         "environment": {"git": "0" * 40, "versions": {"torch": "2.15.0"}, "device": "cpu"},
         "timing": {"seconds": 12.5, "attempts": 1},
     }
