@@ -46,7 +46,7 @@ def look(results: Path, *, details: bool = False) -> Glance:
     return Glance(
         runs=reader.with_copies(runs),
         driver=reader.driver,
-        smoke=sum(f"{run.run_id}.json" in reader.smoked for run in runs),
+        smoke=len({f"{row.get('smoke_id')}.json" for row in rows.values()} & reader.smoked),
         search=search,
     )
 
@@ -128,7 +128,7 @@ class _Reader:
             return RunSight(**values, state="finished", status=status)
         if run_id in self.folders:
             return RunSight(**values, **self._begun(run_id))
-        return RunSight(**values, **self._smoke(run_id))
+        return RunSight(**values, **self._smoke(str(row.get("smoke_id", run_id))))
 
     def unplanned(self, run_id: str) -> RunSight:
         parts = run_id.split("-")
@@ -192,10 +192,10 @@ class _Reader:
             return {"state": status.state, "status": status, "cause": cause}
         return {"state": "queued", "status": status}
 
-    def _smoke(self, run_id: str) -> dict[str, Any]:
-        """A cell whose smoke run failed says so at its first run."""
-        if run_id in self.smoke_folders and f"{run_id}.json" not in self.smoked:
-            folder = run_directory(self.results / "smoke", run_id)
+    def _smoke(self, smoke_id: str) -> dict[str, Any]:
+        """What the cell's smoke run says of a run that has not begun."""
+        if smoke_id in self.smoke_folders and f"{smoke_id}.json" not in self.smoked:
+            folder = run_directory(self.results / "smoke", smoke_id)
             status = read_status(folder)
             if status and status.state == "failed" and not self._before(folder / FILE_NAME):
                 return {"state": "failed", "cause": f"smoke run: {status.message}"}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.epochs import with_steps
 from pipeline.experiments import load_experiment, report_of
 from pipeline.needs import needs_of
 from pipeline.params import Params
-from pipeline.spec import Components, RunSpec, clean_config, validate
+from pipeline.spec import DIGITS, Components, RunSpec, clean_config, validate
 
 PLAN_FILE = Path("results/plan.jsonl")
 # Groups whose files have different fields.
@@ -236,10 +237,11 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
             data |= list_fingerprints(params, components, need_data)
             check_batches(components, config)
             report = report_of(experiment, entry, config, order, kept)
-            cost, needs = run_cost(components, config), needs_of(components, config)
+            cost, needs, smoke = run_cost(components, config), needs_of(components, config), None
             for seed in params.seeds:
                 spec = RunSpec(experiment=name, cell=cell, seed=seed, config=config, data=data)
-                rows.append(plan_row(spec, components, report, cost, needs))
+                smoke = smoke or smoke_id(spec)
+                rows.append(plan_row(spec, components, report, cost, needs, smoke))
     return rows
 
 
@@ -249,10 +251,11 @@ def plan_row(
     report: Mapping[str, Any],
     cost: float | None = None,
     needs: Mapping[str, Any] | None = None,
+    smoke: str | None = None,
 ) -> dict[str, Any]:
     """A run as one line of plan.jsonl; its cost is in 10^12 operations.
 
-    Cost and needs are derived where they are None; all seeds of a cell have the same.
+    Cost, needs and `smoke_id` are derived where they are None; all seeds of a cell have the same.
     """
     if cost is None:
         cost = run_cost(components, spec.config)
@@ -261,11 +264,19 @@ def plan_row(
         "experiment": spec.experiment,
         "cell": spec.cell,
         "seed": spec.seed,
+        "smoke_id": smoke or smoke_id(spec),
         "cost": float(f"{cost:.6g}"),
         "needs": dict(needs) if needs is not None else needs_of(components, spec.config),
         "spec": spec.to_dict(),
         "report": dict(report),
     }
+
+
+def smoke_id(spec: RunSpec) -> str:
+    """Name of the smoke run of a cell, which runs that differ in names and seed only share."""
+    config = spec.config
+    names = f"{config['method']['name']}_{config['encoding']['name']}"
+    return f"{names}-{replace(spec, seed=0).digest[:DIGITS]}"
 
 
 def fingerprint(params: Params, dataset: str, needed: bool) -> str | None:

@@ -139,6 +139,7 @@ class _Execution:
         self.stop = StopWatch(run_dir)
         self._written = 0.0
         self._speed: float | None = None
+        self._peak_mb = 0.0
 
     def go(self) -> None:
         """Train, record, track."""
@@ -190,6 +191,7 @@ class _Execution:
             self.trainer.restore(state["trainer"])
             self.results = state["results"]
             self.earlier_seconds = state["seconds"]
+            self._speed, self._peak_mb = state.get("steps_per_second"), state.get("peak_mb", 0.0)
             if self.results["best"] is not None:
                 self.best_score = self._score(self.results["best"]["student"]["confusion"])
         if messages:
@@ -254,7 +256,13 @@ class _Execution:
     def _on_checkpoint(self, event: CheckpointEvent, tracker: RunTracker) -> None:
         # Points before checkpoint: what a checkpoint says is done must be in the curves.
         tracker.events.flush()
-        state = {"trainer": event.state, "results": self.results, "seconds": self._seconds()}
+        state = {
+            "trainer": event.state,
+            "results": self.results,
+            "seconds": self._seconds(),
+            "steps_per_second": self._speed,
+            "peak_mb": self._peak(),
+        }
         checkpoint.save(self.run_dir / LAST, state, keep_previous=True)
         self._write_status(step=event.step, force=True)
         self.stored.push(event.step)
@@ -308,10 +316,14 @@ class _Execution:
             "timing": {
                 "seconds": self._seconds(),
                 "steps_per_second": self._speed or 0.0,
-                "peak_memory_mb": peak_memory_mb(self.device),
+                "peak_memory_mb": self._peak(),
                 "attempts": self.status.attempt,
             },
         }
+
+    def _peak(self) -> float:
+        """Of all attempts up to their last checkpoint, and of this one so far."""
+        return max(self._peak_mb, peak_memory_mb(self.device))
 
     def _seconds(self) -> float:
         """Time of all attempts up to their last checkpoint, and of this one so far."""

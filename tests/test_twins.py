@@ -93,7 +93,15 @@ def test_of_equal_runs_one_is_trained_and_the_other_has_its_record(grid, planned
     trained = {path.name for path in (grid / "results/runs").iterdir()}
     assert trained == {first["run_id"], records["source-only"]["run_id"]}
     smoked = {path.stem for path in (grid / "results/smoke/records").iterdir()}
-    assert smoked == trained
+    assert smoked == {planned[cell]["smoke_id"] for cell in ("dacs_one-hot", "source-only")}
+
+
+def test_a_further_seed_needs_no_further_smoke_run(params, planned):
+    later = plan(replace(params, seeds=[0, 7]))
+    assert {row["smoke_id"] for row in later if row["cell"] in CELLS} == {
+        row["smoke_id"] for row in planned.values()
+    }
+    assert planned["dacs_one-hot"]["smoke_id"] == planned["one-hot-encoding"]["smoke_id"]
 
 
 def test_a_smoke_run_leaves_what_it_took(grid):

@@ -12,6 +12,7 @@ from ecocseg.errors import UserError
 from pipeline.cluster.launcher import ended_with_launcher
 from pipeline.cluster.live import duration, live_view
 from pipeline.cluster.pool import run_all
+from pipeline.cluster.progress import Outcome
 from pipeline.cluster.resources import GPU_LABEL, Resources
 from pipeline.cluster.session import ClusterConfig, connect, has_gpu
 from pipeline.cluster.usage import Usage
@@ -36,8 +37,8 @@ _REMEDY = "watch it with `ecocseg status`, or end it with `ecocseg stop --all`, 
 def run(params: Params) -> None:
     """Bring every run of results/plan.jsonl to its record.
 
-    Raises UserError when a smoke run failed, before any other starts, and when runs failed: all
-    others are finished by then. The same command starts the failed ones again.
+    Raises UserError when runs failed, or the smoke run of their cell did, which they do not start
+    after: all others are finished by then. The same command starts the failed ones again.
     """
     rows = read_plan()
     (RESULTS / "records").mkdir(parents=True, exist_ok=True)
@@ -66,12 +67,23 @@ def run(params: Params) -> None:
             _prepare_tracking(tracking, rows)
             with connect(ClusterConfig(address=params.cluster.address)):
                 smoke = smoke_rows(todo)
-                _grid(smoke, "execute_smoke", settings, params, "smoke runs")
-                print_memory(smoke)
+                checked, problem = _grid(smoke, "execute_smoke", settings, params, "smoke runs")
+                if checked.stopped:
+                    raise UserError(problem)
+                print_memory([row for row in smoke if row["run_id"] not in checked.failed])
+                sound = [row for row in todo if row["smoke_id"] not in checked.failed]
+                if problem:
+                    problem += f"\n{len(todo) - len(sound)} runs of these cells were not started"
+                    announce(problem)
                 try:
-                    _grid(todo, "execute_run", settings, params, "runs", sources)
+                    if sound:
+                        _, failed = _grid(sound, "execute_run", settings, params, "runs", sources)
+                        problem = "\n".join(filter(None, (problem, failed)))
                 finally:
                     _copy_records(rows, sources)
+                if problem:
+                    # Not done: `dvc` must not take the stage for finished.
+                    raise UserError(problem)
     if tracking.enabled:
         _catch_up(tracking)
 
@@ -136,11 +148,10 @@ def resources(params: Params, row: Mapping[str, Any], on_gpu: bool | None = None
 
 
 def smoke_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each distinct cell; runs that differ in their seed only are one cell."""
+    """One row for each distinct cell, under the name of its smoke run."""
     cells: dict[str, dict[str, Any]] = {}
     for row in rows:
-        spec = {k: v for k, v in row["spec"].items() if k not in ("seed", "experiment", "cell")}
-        cells.setdefault(json.dumps(spec, sort_keys=True), dict(row))
+        cells.setdefault(row["smoke_id"], {**row, "run_id": row["smoke_id"]})
     return list(cells.values())
 
 
@@ -187,8 +198,11 @@ def _grid(
     params: Params,
     title: str,
     sources: Mapping[str, str] | None = None,
-) -> None:
-    """Execute `rows`; `sources` names for each run that is a copy the one it is a copy of."""
+) -> tuple[Outcome, str]:
+    """Execute `rows`: what became of them, and what kept any from its record ("" where none).
+
+    `sources` names for each run that is a copy the one it is a copy of.
+    """
     on_gpu = _uses_gpu(params)
     asked = {str(row["run_id"]): resources(params, row, on_gpu) for row in rows}
     storage, where = params.cluster.storage, SMOKE if function == "execute_smoke" else ""
@@ -219,14 +233,10 @@ def _grid(
         kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
         waiting = sum(source in outcome.failed for source in (sources or {}).values())
         listed += f"\n{waiting} more runs are copies of these and wait for them" if waiting else ""
-        raise UserError(
-            f"{len(outcome.failed)} of {len(rows)} {title} failed ({kinds}):\n{listed}\n"
-            "Mend the cause and start the same command again: what is finished stays finished"
-            + (f"\n{stopped}" if stopped else "")
-        )
-    if stopped:
-        # Not done: `dvc` must not take the stage for finished.
-        raise UserError(stopped)
+        failed = f"{len(outcome.failed)} of {len(rows)} {title} failed ({kinds}):\n{listed}\n"
+        failed += "Mend the cause and start the same command again: what is finished stays finished"
+        return outcome, "\n".join(filter(None, (failed, stopped)))
+    return outcome, stopped
 
 
 def _prepare_tracking(config: TrackingConfig, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ def plan(results: Path, cells: dict[str, float], seeds: int = 1, experiment: str
             "experiment": experiment,
             "cell": cell,
             "seed": seed,
+            "smoke_id": f"smoke-{cell}",
             "cost": cost,
         }
         for place, (cell, cost) in enumerate(cells.items())

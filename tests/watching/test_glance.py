@@ -98,13 +98,15 @@ def test_a_run_on_a_machine_without_our_folder_is_believed_under_a_grid(tmp_path
 
 
 def test_a_failed_smoke_run_is_a_failure_of_its_cell(tmp_path: Path) -> None:
-    first, _ = watching.plan(tmp_path, {"a": 1.0}, seeds=2)
-    watching.status(tmp_path / "smoke", first, "failed", message="no data")
-    found = {run.run_id: (run.state, run.cause) for run in look(tmp_path).runs}
-    assert found.pop(first) == ("failed", "smoke run: no data")
-    assert set(found.values()) == {("queued", "")}
-    watching.finish(tmp_path / "smoke", first)
+    watching.plan(tmp_path, {"a": 1.0, "b": 1.0}, seeds=2)
+    watching.status(tmp_path / "smoke", "smoke-a", "failed", message="no data")
+    found = {(run.cell, run.seed): (run.state, run.cause) for run in look(tmp_path).runs}
+    failed = ("failed", "smoke run: no data")
+    queued = ("queued", "")
+    assert found == {("a", 0): failed, ("a", 1): failed, ("b", 0): queued, ("b", 1): queued}
+    watching.finish(tmp_path / "smoke", "smoke-a")
     assert set(states(tmp_path).values()) == {"queued"}
+    assert look(tmp_path).smoke == 1
 
 
 def test_copies_wait_for_the_run_of_their_content(tmp_path: Path) -> None:
