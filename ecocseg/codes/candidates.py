@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecocseg.codes.pixels import CPU_PIXELS, compute_dtype, full_precision, pieces, soft_signs
+from ecocseg.codes.pixels import (
+    CPU_PIXELS,
+    agreement,
+    compute_dtype,
+    full_precision,
+    pieces,
+    soft_signs,
+)
 
 
 class Tables(NamedTuple):
@@ -27,8 +34,8 @@ class _Unsettled(NamedTuple):
     """Their places in the span, int64 [U]."""
     certainty: Tensor
     """|2p - 1| of their bits, [U,K]."""
-    agreement: Tensor
-    """With each codeword, larger is nearer, [U,N]."""
+    nearness: Tensor
+    """With each codeword, larger is nearer: whole numbers, float64 [U,N]."""
 
 
 def mine(
@@ -53,8 +60,8 @@ def mine(
 
     def settle() -> None:
         certainty = torch.cat([each.certainty for each in waiting])
-        agreement = torch.cat([each.agreement for each in waiting])
-        rows, counts = grow(certainty, agreement, tables, least, limit)
+        nearness = torch.cat([each.nearness for each in waiting])
+        rows, counts = grow(certainty, nearness, tables, least, limit)
         start = 0
         for image, span, pixels, *_ in waiting:
             part = slice(start, start := start + len(pixels))
@@ -65,15 +72,15 @@ def mine(
     with full_precision(logits):
         for image, span in pieces(logits):
             soft = soft_signs(flat[image, :, span].to(dtype))
-            agreement = signed @ soft
-            labels[image, span] = first_largest(agreement)
+            nearness = agreement(signed, soft)
+            labels[image, span] = first_largest(nearness)
             certainty = soft.abs_()
             mean = certainty.mean(0)
             confidence[image, span] = mean * 0.5 + 0.5
             mask[image, :, span] = True
             pixels = (mean <= least).nonzero().squeeze(1)
             if len(pixels):
-                rows = (t.index_select(1, pixels).T.contiguous() for t in (certainty, agreement))
+                rows = (t.index_select(1, pixels).T.contiguous() for t in (certainty, nearness))
                 waiting.append(_Unsettled(image, span, pixels, *rows))
             # A few pixels at a time would cost more in calls than in arithmetic.
             if sum(len(each.pixels) for each in waiting) >= CPU_PIXELS:
@@ -108,33 +115,33 @@ def first_largest(scores: Tensor) -> Tensor:
     return rows - found.clamp_(min=1).long()
 
 
-def nearest_first(agreement: Tensor) -> Tensor:
-    """Classes by falling agreement, ties to the lower index: [U,N] -> int64 [N,U]."""
-    classes = agreement.shape[1]
-    if agreement.device.type != "cpu" or agreement.dtype != torch.float32:
-        order = torch.sort(agreement, dim=1, descending=True, stable=True).indices
+def nearest_first(nearness: Tensor) -> Tensor:
+    """Classes by falling nearness, ties to the lower index: [U,N] -> int64 [N,U].
+
+    `nearness`: whole numbers up to 2^50, float64, as `agreement` gives them.
+    """
+    classes = nearness.shape[1]
+    room = classes.bit_length()
+    if nearness.device.type != "cpu" or room > 12:
+        order = torch.sort(nearness, dim=1, descending=True, stable=True).indices
     else:
-        # numpy sorts short rows of integers many times as fast as torch: the bits of a float as an
-        # integer of the same order, the class beneath them. 0.0 is added because -0.0 equals 0.0.
-        whole = (agreement + 0.0).view(torch.int32)
-        whole = whole ^ ((whole >> 31) & 0x7FFFFFFF)
-        room = classes.bit_length()
-        keys = (~whole).long().mul_(1 << room).add_(torch.arange(classes))
+        # numpy sorts short rows of integers many times as fast as torch; the class lies beneath.
+        keys = nearness.neg().long().mul_(1 << room).add_(torch.arange(classes))
         order = torch.from_numpy(np.sort(keys.numpy(), axis=1)).bitwise_and_((1 << room) - 1)
     return order.T.contiguous()
 
 
 def grow(
-    certainty: Tensor, agreement: Tensor, tables: Tables, least: float, limit: int
+    certainty: Tensor, nearness: Tensor, tables: Tables, least: float, limit: int
 ) -> tuple[Tensor, Tensor]:
     """Reliable bits of U pixels that their first candidate did not settle.
 
     `certainty` [U,K]: |2p - 1|, whose mean over S has to exceed `least`; it is overwritten.
-    `agreement` [U,N]: larger is nearer. Returns the mask, bool [U,K], and the number of
+    `nearness` [U,N]: as `nearest_first` takes it. Returns the mask, bool [U,K], and the number of
     candidates, int64 [U]; a pixel that would need more than `limit` has an empty mask.
     """
-    length, classes = certainty.shape[1], agreement.shape[1]
-    order = nearest_first(agreement)
+    length, classes = certainty.shape[1], nearness.shape[1]
+    order = nearest_first(nearness)
     base = order[0] * classes
     bits = tables.bits.index_select(0, base + order[0])
     counts, going = torch.ones_like(base), torch.ones_like(base)

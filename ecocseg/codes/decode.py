@@ -8,24 +8,37 @@ from torch import Tensor
 from ecocseg.codes import kernels
 from ecocseg.codes.candidates import first_largest
 from ecocseg.codes.codebook import Codebook
-from ecocseg.codes.pixels import check_logits, compute_dtype, full_precision, pieces, soft_signs
+from ecocseg.codes.pixels import (
+    agreement,
+    check_logits,
+    compute_dtype,
+    full_precision,
+    pieces,
+    soft_signs,
+)
 
 
 def soft_hamming_distance(logits: Tensor, book: Codebook) -> Tensor:
     """Distance d(p, c_n) = sum_k |p_k - c_nk| of each pixel to each codeword (Eq. 5).
 
     `logits` [B,K,H,W] -> [B,N,H,W] in 0..K, float32 (float64 for float64 logits); differentiable.
+    Codewords at the same distance get the same value, so that `argmin(1)` takes the lower class as
+    `decode` does; it may differ from `decode` where two distances differ by less than their
+    rounding (about 1e-7 K in float32).
     Raises ValueError when the logits do not fit the codebook.
     """
     check_logits(logits, book)
     dtype = compute_dtype(logits)
-    signed = book.place(logits.device, dtype)
+    signed = book.place(logits.device, torch.float64)
+    # To add and take away this number rounds to a grid on which float64 sums of K values are exact
+    # in any order (as `agreement` has it), and leaves the gradient alone.
+    anchor = 1.5 * 2.0 ** (book.length.bit_length() + 1)
     with full_precision(logits):
         # With s = 2p - 1 = tanh(z / 2) the distance is (K - s . c^) / 2: affine, one matrix
-        # product. Equal distances may differ by its rounding; `decode` is exact about them.
-        soft = torch.tanh(logits.to(dtype) / 2)
-        agreement = torch.matmul(signed, soft.flatten(2)).unflatten(2, logits.shape[2:])
-        return (book.length - agreement) / 2
+        # product. tanh is exactly odd, which keeps classes that tie in theory tied here.
+        soft = torch.tanh(logits.to(dtype) / 2).double() + anchor - anchor
+        agreeing = torch.matmul(signed, soft.flatten(2)).unflatten(2, logits.shape[2:])
+        return ((book.length - agreeing) / 2).to(dtype)
 
 
 @torch.no_grad()
@@ -51,7 +64,7 @@ def _nearest(logits: Tensor, signed: Tensor, words: Sequence[int]) -> Tensor:
     with full_precision(logits):
         for image, span in pieces(logits):
             soft = soft_signs(flat[image, :, span].to(signed.dtype))
-            labels[image, span] = first_largest(signed @ soft)
+            labels[image, span] = first_largest(agreement(signed, soft))
     return labels.view(batch, height, width)
 
 

@@ -1,6 +1,5 @@
 """Work on pixels in pieces: [K,c] slices of an image that stay in the processor's cache."""
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
@@ -55,18 +54,19 @@ def codewords_of(labels: Tensor, table: Tensor) -> Tensor:
     return table.T.gather(1, labels.expand(table.shape[1], -1))
 
 
-def soft_signs(logits: Tensor) -> Tensor:
-    """tanh(z / 2) = 2p - 1 of logits [K,c], exactly odd, at half the time that tanh takes on a CPU.
+def agreement(signed: Tensor, soft: Tensor) -> Tensor:
+    """c^_n . s in one unit of fixed point, exact whatever the order of summation: float64 [N,c].
 
-    Rounded to a grid (2^-18 for K = 40 in float32) on which sums of K of them are exact in any
-    order: classes at equal distances tie, whatever the order in which a matrix product adds up.
+    `signed` codewords [N,K], `soft` what `soft_signs` gives, [K,c]. A matrix product in floating
+    point rounds by the order in which it adds, which would break ties; whole numbers do not round.
     """
-    grid = sum_grid(len(logits), logits.dtype)
-    size = logits.abs().sigmoid_().mul_(2 * grid).sub_(grid).round_().mul_(1 / grid)
-    return size.copysign_(logits)
+    unit = 2.0 ** (50 - len(soft).bit_length())
+    if soft.dtype == torch.float64:
+        return signed.double() @ (soft * unit).round_()
+    # Those of float32 are multiples of 2^-23 already.
+    return (signed.double() * unit) @ soft.double()
 
 
-def sum_grid(length: int, dtype: torch.dtype) -> float:
-    """Steps of 1 / this, of which `length` numbers in -1..1 have an exact sum in `dtype`."""
-    digits = 1 - math.log2(torch.finfo(dtype).eps)
-    return 2.0 ** (digits - length.bit_length())
+def soft_signs(logits: Tensor) -> Tensor:
+    """tanh(z / 2) = 2p - 1, exactly odd, at half the time that tanh takes on a CPU."""
+    return logits.abs().sigmoid_().mul_(2).sub_(1).copysign_(logits)

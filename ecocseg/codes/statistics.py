@@ -7,8 +7,10 @@ grow once and are read off for many T. `mine_reliable_bits` is what training use
 import torch
 from torch import Tensor
 
+from ecocseg.codes.candidates import first_largest
 from ecocseg.codes.codebook import Codebook
 from ecocseg.codes.pixels import (
+    agreement,
     check_logits,
     codewords_of,
     compute_dtype,
@@ -43,9 +45,9 @@ def label_statistics(
     signed = book.place(z.device, z.dtype)
     soft = soft_signs(z)
     with full_precision(z):
-        agreement = signed @ soft
+        nearness = agreement(signed, soft)
     target = codewords_of(labels.flatten(), signed)
-    code = codewords_of(agreement.max(0).indices, signed)
+    code = codewords_of(first_largest(nearness), signed)
     differ = code != torch.where(z >= 0, 1, -1)
     right = differ & (code == target)
     bit_right = ((z >= 0) == (target > 0)).count_nonzero()
@@ -57,7 +59,7 @@ def label_statistics(
         [torch.ones_like(soft), differ.to(z.dtype), right.to(z.dtype), soft.abs_()]
     )
     limit = min(max_candidates or book.num_classes, book.num_classes)
-    sums, candidates = _grow(per_bit, agreement, signed, least, limit)
+    sums, candidates = _grow(per_bit, nearness, signed, least, limit)
     mask, correction, right_correction = sums.long().unbind(1)
     return {
         "candidates": tally(candidates - 1, book.num_classes),
@@ -72,23 +74,23 @@ def label_statistics(
 
 
 def _grow(
-    per_bit: Tensor, agreement: Tensor, signed: Tensor, least: Tensor, limit: int
+    per_bit: Tensor, nearness: Tensor, signed: Tensor, least: Tensor, limit: int
 ) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 for several T at once; `per_bit` and `agreement` are overwritten.
+    """Algorithm 1 for several T at once; `per_bit` and `nearness` are overwritten.
 
     `per_bit` [4,K,P]: ones, two more to be added up over M, and |2p - 1|, whose mean over S is to
-    exceed `least` [T]. `agreement` [N,P]: larger is nearer. Returns the first three added up over
+    exceed `least` [T]. `nearness` [N,P]: larger is nearer. Returns the first three added up over
     the M of all pixels, float64 [T,3], and the number of candidates under the last T, int64 [P].
     """
-    classes, pixels = agreement.shape
-    totals = torch.zeros(len(least), 3, dtype=torch.float64, device=agreement.device)
-    candidates = torch.full((pixels,), limit, device=agreement.device)
-    place = torch.arange(pixels, device=agreement.device)
-    open_ = torch.ones(len(least), pixels, dtype=torch.bool, device=agreement.device)
-    first = codewords_of(agreement.max(0).indices, signed)
+    classes, pixels = nearness.shape
+    totals = torch.zeros(len(least), 3, dtype=torch.float64, device=nearness.device)
+    candidates = torch.full((pixels,), limit, device=nearness.device)
+    place = torch.arange(pixels, device=nearness.device)
+    open_ = torch.ones(len(least), pixels, dtype=torch.bool, device=nearness.device)
+    first = codewords_of(first_largest(nearness), signed)
     for count in range(1, limit + 1):
-        latest = agreement.max(0).indices
-        agreement.scatter_(0, latest[None], -torch.inf)
+        latest = first_largest(nearness)
+        nearness.scatter_(0, latest[None], -torch.inf)
         if count > 1:
             # The bits on which the new candidate agrees with the first stay in S.
             per_bit *= (codewords_of(latest, signed) * first).clamp_(min=0)
@@ -105,6 +107,6 @@ def _grow(
             break
         if len(going) < 0.8 * len(place):
             per_bit, first = per_bit.index_select(2, going), first.index_select(1, going)
-            agreement, open_ = agreement.index_select(1, going), open_.index_select(1, going)
+            nearness, open_ = nearness.index_select(1, going), open_.index_select(1, going)
             place = place[going]
     return totals, candidates

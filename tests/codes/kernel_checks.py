@@ -23,7 +23,8 @@ TYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Relative to the largest slope: what the type rounds to.
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
 
-few = settings(max_examples=10)
+# An interpreted program takes a second.
+few = settings(max_examples=3 if INTERPRETED else 20)
 
 
 @st.composite
@@ -174,6 +175,19 @@ def test_ties_go_to_the_lower_class_and_to_the_next_candidate(book, seed, thresh
         assert torch.equal(got, wanted)
     assert torch.allclose(found[3].double(), expected.confidence, atol=1e-7)
     assert torch.equal(decode_kernels.decode(logits, book.words), expected.labels)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_ties_of_half_integers_go_to_the_lower_class(dtype):
+    # Equal distances abound, and no order of summation may round them apart.
+    book = random_book(19, 40, 0)
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randint(-2, 3, (1, 40, 48, 64), generator=generator) / 2).to(DEVICE, dtype)
+    expected = mine_reliable_bits(logits.double(), book)
+    assert torch.equal(decode_kernels.decode(logits, book.words), expected.labels)
+    found = mining_kernels.mine(logits, book.words, 0.9, book.num_classes)
+    for got, wanted in zip(found[:3], expected[:3], strict=True):
+        assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize(("classes", "length"), [(81, 60), (128, 64), (2, 1), (2, 64)])

@@ -15,11 +15,12 @@ from ecocseg.codes.kernels.layout import OPTIONS, codewords, flatten, on_device
 from ecocseg.codes.kernels.parts import (
     GROUP,
     by_class,
+    certainty,
     group_size,
     load_group,
     nearest,
     repeat,
-    soft_sign,
+    whole_sign,
 )
 
 PIXELS, WARPS = 128, 4
@@ -43,12 +44,12 @@ def decode_kernel(
     pixel = tl.program_id(0) * PIXELS + lanes(PIXELS)
     inside = pixel < size
     source = logits + image * stride_image + pixel * stride_pixel
-    totals = repeat(tl.where(inside, 0.0, 0.0), N)
+    totals = repeat(tl.where(inside, 0, 0), N)
     for start in tl.static_range(0, K, GROUP):
         values = ()
         group = load_group(source, inside, stride_bit, start, group_size(start, K))
         for i in tl.static_range(group_size(start, K)):
-            values = values + (soft_sign(group[i], K),)
+            values = values + (whole_sign(certainty(group[i]), group[i]),)
         totals = by_class(totals, values, ROWS, N, start, group_size(start, K))
     _, label = nearest(totals, N)
     tl.store(labels + image * size + pixel, label.to(tl.int64), mask=inside)

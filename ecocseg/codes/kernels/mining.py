@@ -16,6 +16,7 @@ from ecocseg.codes.kernels.parts import (
     GROUP,
     bit_of,
     by_class,
+    certainty,
     count_bits,
     group_size,
     load_group,
@@ -23,7 +24,7 @@ from ecocseg.codes.kernels.parts import (
     not_taken,
     repeat,
     set_bit,
-    soft_sign,
+    whole_sign,
     word,
 )
 
@@ -66,7 +67,7 @@ def mining_kernel(
     source = logits + image * stride_image + pixel * stride_pixel
     zero = tl.where(inside, 0.0, 0.0)
     none = tl.where(inside, 0, 0)
-    totals = repeat(zero, N)
+    totals = repeat(none, N)
     certain = ()
     mean = zero
     sign_low = none
@@ -75,10 +76,10 @@ def mining_kernel(
         values = ()
         group = load_group(source, inside, stride_bit, start, group_size(start, K))
         for i in tl.static_range(group_size(start, K)):
-            soft = soft_sign(group[i], K)
-            values = values + (soft,)
-            certain = certain + (tl.abs(soft),)
-            mean += tl.abs(soft)
+            sure = certainty(group[i])
+            values = values + (whole_sign(sure, group[i]),)
+            certain = certain + (sure,)
+            mean += sure
             sign_low, sign_high = set_bit(sign_low, sign_high, group[i] >= 0, start + i)
         totals = by_class(totals, values, ROWS, N, start, group_size(start, K))
     sign_low = opaque(sign_low)
@@ -111,7 +112,8 @@ def mining_kernel(
         taken_1 |= tl.where(quarter == 1, flag, 0)
         taken_2 |= tl.where(quarter == 2, flag, 0)
         taken_3 |= tl.where(quarter == 3, flag, 0)
-        best = zero - float("inf")
+        # Less than any sum of 64 signs.
+        best = none - 2147483647
         latest = none
         for n in tl.static_range(N):
             free = not_taken(taken_0, taken_1, taken_2, taken_3, n)

@@ -141,19 +141,21 @@ def nearest(totals, N: tl.constexpr):
     return best, label
 
 
-@triton.constexpr_function
-def grid_of(length):
-    """`ecocseg.codes.pixels.sum_grid` in float32."""
-    return float(1 << (24 - length.bit_length()))
+@jit
+def certainty(z):
+    """tanh(|z| / 2) = |2p - 1|, without cancellation near 0."""
+    decay = tl.exp(-tl.abs(z))
+    return (1 - decay) / (1 + decay)
 
 
 @jit
-def soft_sign(z, K: tl.constexpr):
-    """tanh(z / 2) = 2p - 1, exactly odd, on the grid of `soft_signs`."""
-    decay = tl.exp(-tl.abs(z))
-    size = (1 - decay) / (1 + decay)
-    size = tl.floor(size * grid_of(K) + 0.5) * (1 / grid_of(K))
-    return tl.where(z < 0, -size, size)
+def whole_sign(size, z):
+    """2p - 1 of size `size` in steps of 2^-24, int32: sums of up to 64 of them are exact.
+
+    A sum in floating point is rounded by the order of its terms, which would break ties.
+    """
+    whole = (size * 16777216.0 + 0.5).to(tl.int32)
+    return tl.where(z < 0, -whole, whole)
 
 
 @jit
