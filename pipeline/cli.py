@@ -50,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _arguments(name: str, command: argparse.ArgumentParser) -> None:
     if name == "plan":
         command.add_argument("--out", action="store_true", help="write results/plan.jsonl")
+        command.add_argument(
+            "--search", action="store_true", help="write results/search_inputs.json instead"
+        )
     elif name == "tables":
         command.add_argument("--show", action="store_true", help="print the tables, write nothing")
     elif name == "predict":

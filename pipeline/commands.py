@@ -37,7 +37,10 @@ def plan(options: argparse.Namespace) -> None:
     params = _params(options)
     from pipeline.stages import plan as stage
 
-    stage.run(params, write=options.out)
+    if options.search:
+        stage.write_search_inputs(params)
+    else:
+        stage.run(params, write=options.out)
 
 
 def train(options: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """From parameters to run specifications: experiments, cells and seeds, composed and validated."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,22 @@ from pipeline.params import Params
 from pipeline.spec import DIGITS, Components, RunSpec, clean_config, validate
 
 PLAN_FILE = Path("results/plan.jsonl")
+SEARCH_INPUTS = Path("results/search_inputs.json")
+BEST_FILE = Path("results/search/best.yaml")
 # Groups whose files have different fields.
 _VARYING = ("encoding", "method", "model")
 _CHOSEN = (*_VARYING, "benchmark", "schedule")
 
 
 def shared_overrides(
-    params: Params, experiment: Mapping[str, Any], cell: str, *, files: bool = True
+    params: Params, experiment: Mapping[str, Any], cell: str, from_files: Sequence[str] = ()
 ) -> list[str]:
-    """What params.yaml, and with `files` its override files, say of a cell, in order of precedence.
+    """What override files and params.yaml say of the runs of a cell, in order of precedence.
 
     What the cell sets itself is what the experiment compares, so that is left out; but how long and
     in what parts a run trains (`schedule`) is the user's.
     """
-    given = file_overrides(params) if files else []
-    given += experiment_overrides(params, experiment["name"])
+    given = [*from_files, *experiment_overrides(params, experiment["name"])]
     entry = experiment["cells"].get(cell, {"overrides": ()})
     lost = _overruled(given, entry["overrides"])
     return [text for text in given if text.startswith("schedule.") or text not in lost]
@@ -52,9 +54,10 @@ def shared_overrides(
 def overruled(params: Params) -> list[str]:
     """A line for each override of params.yaml that meets what cells set themselves."""
     found: dict[tuple[str, str], list[str]] = {}
+    from_files = file_overrides(params)
     for name in params.experiments:
         experiment = load_experiment(name)
-        given = file_overrides(params) + experiment_overrides(params, name)
+        given = [*from_files, *experiment_overrides(params, name)]
         for cell, entry in experiment["cells"].items():
             for text in _overruled(given, entry["overrides"]):
                 found.setdefault((name, text), []).append(cell)
@@ -106,24 +109,31 @@ def experiment_overrides(params: Params, experiment: str) -> list[str]:
 
 
 def file_overrides(params: Params) -> list[str]:
-    """What the files of `override_files` hold."""
-    return [text for path in params.override_files for text in read_overrides(Path(path))]
+    """The lists `overrides` of the YAML files that `override_files` names.
 
-
-def read_overrides(path: Path) -> list[str]:
-    """The list `overrides` of a YAML file such as results/search/best.yaml.
-
-    Raises ConfigError when the file is not there or holds no such list of texts.
+    Raises ConfigError when a file is not there, holds no such list of texts, or is what a search
+    with other settings than those of params.yaml found.
     """
+    return [text for path in params.override_files for text in _read_overrides(Path(path), params)]
+
+
+def _read_overrides(path: Path, params: Params) -> list[str]:
     try:
         loaded = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"override_files: {path} cannot be read ({error})") from error
+        remedy = "; `dvc repro search` makes it" if path == BEST_FILE else ""
+        raise ConfigError(f"override_files: {path} cannot be read ({error}){remedy}") from error
     found = loaded.get("overrides") if isinstance(loaded, dict) else None
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise ConfigError(
             f"override_files: {path} holds no list `overrides` of texts key=value; the search "
-            "writes such a file to results/search/best.yaml"
+            f"writes such a file to {BEST_FILE}"
+        )
+    if path == BEST_FILE and loaded.get("search") != search_identity(params):
+        raise ConfigError(
+            f"override_files: {path} was found by a search with other settings than those of "
+            "params.yaml now; type `dvc repro search` first, or copy the file to another place to "
+            "use it as it is"
         )
     return found
 
@@ -189,10 +199,11 @@ def _has(values: Any, path: str) -> bool:
 def datasets_of(params: Params) -> list[DatasetConfig]:
     """The data sets that the experiments and the search need, each once, in order of first use."""
     found: dict[str, None] = {}
+    from_files = file_overrides(params)
     for name in params.experiments:
         experiment = load_experiment(name)
         for cell in experiment["cells"]:
-            overrides = shared_overrides(params, experiment, cell)
+            overrides = shared_overrides(params, experiment, cell, from_files)
             _, components = compose_cell(experiment, cell, overrides)
             found |= dict.fromkeys(components.benchmark.datasets)
     _, components = search_cell(params)
@@ -204,12 +215,51 @@ def search_cell(params: Params, values: Sequence[str] = ()) -> tuple[dict[str, A
     """Configuration and components of the cell that the search tunes, with `values` for a trial."""
     search = params.search
     experiment = load_experiment(search.experiment)
-    shared = shared_overrides(params, experiment, search.cell, files=False)
+    # Not what override files hold: the search writes such a file.
+    shared = shared_overrides(params, experiment, search.cell)
     try:
         return compose_cell(experiment, search.cell, [*shared, *search.overrides, *values])
     except ConfigError as error:
         tried = f" with {' '.join(values)}" if values else ""
         raise ConfigError(f"search ({search.experiment}, {search.cell}){tried}: {error}") from error
+
+
+def search_inputs(params: Params) -> dict[str, Any]:
+    """All that the search reads: its settings, its space, the cell, data and named files.
+
+    Raises DataError when a data set of the cell is not prepared.
+    """
+    config, components = search_cell(params)
+    data = {name: fingerprint(params, name, True) for name in components.benchmark.datasets}
+    data |= file_fingerprints(components) | list_fingerprints(params, components, True)
+    # The search itself says which is not there.
+    tables = [Path(name) for name in params.search.warm_start]
+    files = {str(path): sha256_file(path) if path.is_file() else None for path in tables}
+    return {
+        "search": asdict(params.search),
+        "space": load_yaml("search", params.search.space),
+        "spec": _search_spec(params, config, data).to_dict(),
+        "warm_start": files,
+    }
+
+
+def search_identity(params: Params) -> str:
+    """Digest of what decides what the search finds, as far as it stands in params.yaml and conf."""
+    config, _ = search_cell(params)
+    chosen = asdict(params.search)
+    # How many trials run at a time decides only speed; the overrides stand in the configuration.
+    del chosen["max_concurrent"], chosen["overrides"]
+    space = load_yaml("search", params.search.space)
+    content = json.dumps([chosen, space, _search_spec(params, config, {}).digest], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _search_spec(
+    params: Params, config: Mapping[str, Any], data: Mapping[str, str | None]
+) -> RunSpec:
+    search = params.search
+    cell = f"{search.experiment}-{search.cell}"
+    return RunSpec(experiment="search", cell=cell, seed=search.seeds[0], config=config, data=data)
 
 
 def load_dataset(name: str) -> DatasetConfig:
@@ -224,10 +274,11 @@ def plan(params: Params, *, need_data: bool = True) -> list[dict[str, Any]]:
     on data that is not prepared yet carry no fingerprint.
     """
     rows = []
+    from_files = file_overrides(params)
     for name in params.experiments:
         experiment = load_experiment(name)
         for order, (cell, entry) in enumerate(experiment["cells"].items()):
-            overrides = shared_overrides(params, experiment, cell)
+            overrides = shared_overrides(params, experiment, cell, from_files)
             config, components, kept = _composed(experiment, cell, overrides)
             data = {
                 dataset: fingerprint(params, dataset, need_data)

@@ -1,6 +1,7 @@
 """Label images with the network of a run."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,8 @@ def _refuse_overwriting(images: Sequence[Sequence[Path]], out: Path) -> None:
     for path in (path for files in images for path in files):
         if path.resolve().parent == out.resolve():
             raise DataError(f"{path}: lies in --out {out}; give another folder for the labels")
-    stems = [files[0].stem for files in images]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+    stems = Counter(files[0].stem for files in images)
+    if twice := next((stem for stem, count in stems.items() if count > 1), None):
         raise DataError(
             f"{twice}: two images have this name, and their labels would too; label them into two "
             "folders (--out)"

@@ -29,8 +29,8 @@ CASES = {
         ["gta, 512, passes", "gta, 512, rare classes", "cityscapes", "DAFormer, GTAv to City"],
     ),
     "scale.py": (
-        "--runs 40 --gpus 1 2 --driver-runs 2",
-        ["plan 40", "decide what to do 40", "aggregate 40", "1 40", "2 40", "The driver on a re"],
+        "--runs 20 --gpus 1 --driver-runs 1",
+        ["plan 20", "decide what to do 20", "aggregate 20", "1 20", "The driver on a re"],
     ),
     "scale_simulation.py": (
         "--runs 20 --gpus 1 2 --driver-runs 0",

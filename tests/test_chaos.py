@@ -21,7 +21,7 @@ def test_a_grid_under_faults_ends_as_an_undisturbed_one():
     # Ray's sockets do not fit below pytest's long temporary path.
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp") as folder:
         lines = chaos.run(
-            13, runs=2, faults=4, nodes=2, steps=24, gap_s=1.5, folder=Path(folder), say=False
+            13, runs=2, faults=2, nodes=2, steps=16, gap_s=1.5, folder=Path(folder), say=False
         )
     assert not [line for line in lines if line.holds is False], chaos.table(lines)
     assert sum(line.holds is True for line in lines) == 10

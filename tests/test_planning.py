@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from ecocseg.codes.codebook import Codebook
 from ecocseg.data.config import DatasetConfig
@@ -14,6 +15,7 @@ from pipeline.compose import compose_config, load_yaml, names
 from pipeline.epochs import with_steps
 from pipeline.params import Params, load_params
 from pipeline.planning import (
+    BEST_FILE,
     compose_cell,
     datasets_of,
     list_fingerprints,
@@ -22,6 +24,7 @@ from pipeline.planning import (
     plan,
     read_plan,
     search_cell,
+    search_identity,
     write_plan,
 )
 from pipeline.spec import RunSpec, clean_config, validate
@@ -91,7 +94,8 @@ def test_hrda_goes_with_methods_that_train_its_detail_crop(method):
             composed()
 
 
-def test_what_a_search_found_is_usable_by_the_plan(tmp_path):
+def test_what_a_search_found_is_usable_by_the_plan(tmp_path, monkeypatch):
+    given = params(experiments=["streets_uda"], overrides=[])
     path = tmp_path / "best.yaml"
     path.write_text("overrides: [encoding.threshold=0.7, encoding.temperature=0.2]\nvalue: 1.0\n")
     rows = plan(
@@ -104,9 +108,26 @@ def test_what_a_search_found_is_usable_by_the_plan(tmp_path):
     )
     found = next(row["spec"]["encoding"] for row in rows if row["cell"] == "dacs_ecoc")
     assert (found["threshold"], found["temperature"]) == (0.9, 0.2)
+    # Of other settings than today's the search's own file is not taken; a copy of it is.
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"best\.yaml cannot be read .*`dvc repro search` makes it"
+    ):
+        plan(replace(given, override_files=[str(BEST_FILE)]), need_data=False)
+    BEST_FILE.parent.mkdir(parents=True)
+    found = {"overrides": ["encoding.threshold=0.7"], "search": search_identity(given)}
+    BEST_FILE.write_text(yaml.safe_dump(found))
+    rows = plan(replace(given, override_files=[str(BEST_FILE)]), need_data=False)
+    assert {row["spec"]["encoding"].get("threshold") for row in rows} == {None, 0.7}
+    for changes in (
+        {"search": replace(given.search, trials=99)},
+        {"overrides": ["encoding.distance_weight=3"]},
+    ):
+        with pytest.raises(ConfigError, match=r"other settings .*`dvc repro search` first"):
+            plan(replace(given, override_files=[str(BEST_FILE)], **changes), need_data=False)
     for wrong in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(ConfigError, match="override_files: "):
-            plan(params(override_files=[str(wrong)]), need_data=False)
+            plan(replace(given, override_files=[str(wrong)]), need_data=False)
 
 
 def test_what_an_experiment_compares_is_not_overruled_without_a_word(capsys):
@@ -115,7 +136,10 @@ def test_what_an_experiment_compares_is_not_overruled_without_a_word(capsys):
         overrides=["encoding.threshold=0.9", "schedule.steps=7"],
     )
     cells = load_experiment("table04_threshold_ablation")["cells"]
-    own = {name: [t for t in cell["overrides"] if "threshold=" in t] for name, cell in cells.items()}
+    own = {
+        name: [text for text in cell["overrides"] if "threshold=" in text]
+        for name, cell in cells.items()
+    }
     rows = {row["cell"]: row["spec"] for row in plan(given, need_data=False)}
     assert len([texts for texts in own.values() if texts]) > 4
     for name, texts in own.items():
@@ -123,7 +147,8 @@ def test_what_an_experiment_compares_is_not_overruled_without_a_word(capsys):
     stages_plan.run(given, write=False)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
     (line,) = [line for line in told if "encoding.threshold=0.9" in line]
-    assert "does not reach" in line and "table04_threshold_ablation" in line
+    assert "does not reach" in line
+    assert "table04_threshold_ablation" in line
     inner = params(experiments=["streets_uda_full"], overrides=["method.feature_weight=0.005"])
     (line,) = overruled(inner)
     assert "daformer_one-hot, daformer_ecoc, mic_one-hot, mic_ecoc" in line

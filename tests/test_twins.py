@@ -13,8 +13,8 @@ from pipeline.deviations import changing, deviations
 from pipeline.params import ClusterParams, DataParams, TrackingParams, load_params
 from pipeline.planning import plan, write_plan
 from pipeline.predicting import predict
-from pipeline.report.runs import load_experiments
 from pipeline.records import comparable, read_record, read_records
+from pipeline.report.runs import load_experiments
 from pipeline.stages import single, train
 from pipeline.stages.plan import legend
 from pipeline.twins import digest_of, originals

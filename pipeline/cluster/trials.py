@@ -57,7 +57,7 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
 def write_result(searched: Searched, folder: Path, about: Mapping[str, Any]) -> Trial:
     """Write the three files into `folder`; returns the best trial.
 
-    `about` says what was tuned: objective, evaluation, cell, seeds.
+    `about` says what was tuned: objective, evaluation, cell, seeds, and the search's identity.
     """
     best = best_trial(searched.ledger)
     atomic_write(folder / "trials.csv", _table(searched))
@@ -70,6 +70,7 @@ def write_result(searched: Searched, folder: Path, about: Mapping[str, Any]) -> 
             "function": searched.config.objective,
         },
         "evaluation": dict(about["evaluation"]),
+        "search": about.get("search"),
         "seeds": list(about["seeds"]),
         METRIC: round(score, 4),
         "trial": best.number,

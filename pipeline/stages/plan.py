@@ -1,5 +1,6 @@
 """Stage `plan`: compose, validate and list the runs; a typo ends here, before a GPU is taken."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,11 +11,19 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from ecocseg.files import atomic_write
 from ecocseg.methods import build_method
 from pipeline.cost import LIMIT_GB, TERA_MACS_PER_HOUR, card_gb, run_memory
 from pipeline.exhausted import savers
 from pipeline.params import Params
-from pipeline.planning import PLAN_FILE, overruled, plan, write_plan
+from pipeline.planning import (
+    PLAN_FILE,
+    SEARCH_INPUTS,
+    overruled,
+    plan,
+    search_inputs,
+    write_plan,
+)
 from pipeline.spec import COMPONENTS, Components, validate
 from pipeline.status import record_file
 from pipeline.twins import digest_of
@@ -44,6 +53,13 @@ def run(params: Params, *, write: bool) -> None:
         print(f"warning: {warning}")
     if write:
         print(f"{len(rows)} runs -> {PLAN_FILE}")
+
+
+def write_search_inputs(params: Params) -> None:
+    """Write what the search reads into one file, by which DVC sees whether any of it changed."""
+    content = json.dumps(search_inputs(params), sort_keys=True, indent=1) + "\n"
+    atomic_write(SEARCH_INPUTS, content)
+    print(f"what the search reads -> {SEARCH_INPUTS}")
 
 
 def overview(rows: Sequence[Mapping[str, Any]], results: Path) -> tuple[list[Table], list[str]]:

@@ -17,18 +17,13 @@ from pipeline.cluster.session import ClusterConfig, connect
 from pipeline.cluster.space import Space, parse_space
 from pipeline.cluster.trials import best_overrides, overrides, write_result
 from pipeline.compose import load_yaml
+from pipeline.deviations import SPEED_ONLY
 from pipeline.glance import SEARCH, SEARCH_LOCK
 from pipeline.locks import RunLock
 from pipeline.params import Params
-from pipeline.planning import (
-    file_fingerprints,
-    fingerprint,
-    list_fingerprints,
-    search_cell,
-)
+from pipeline.planning import search_cell, search_identity, search_inputs
 from pipeline.report.search_page import write_search_report
 from pipeline.search_tracking import SearchTracking
-from pipeline.deviations import SPEED_ONLY
 from pipeline.spec import Components, RunSpec, validate
 from pipeline.stages.train import RESULTS, announce, resources, run_settings, tracking_config
 from pipeline.trial import with_values
@@ -57,9 +52,9 @@ def run(params: Params) -> None:
     config, components = search_cell(params)
     raw = load_yaml("search", params.search.space)
     check_space(params, parse_space(raw), config)
-    about = describe(params, config, components)
+    about = describe(params, config, components) | {"search": search_identity(params)}
     measures = {name: about[name] for name in ("objective", "evaluation")}
-    chosen = replace(search_config(params, raw, config, components), measures=measures)
+    chosen = replace(search_config(params, components), measures=measures)
     # What is wrong in the settings is told before tracking has a run of it.
     opened(chosen, _FOLDER)
     # One driver at a time: two would run the same trials.
@@ -74,27 +69,18 @@ def run(params: Params) -> None:
     _print(found, best, about)
 
 
-def search_config(
-    params: Params, raw: Mapping[str, Any], config: dict[str, Any], components: Components
-) -> SearchConfig:
+def search_config(params: Params, components: Components) -> SearchConfig:
     """The search that params.yaml asks for.
 
     Its identity holds what a run's has: data, lists and named files by their content.
     """
-    data = {name: fingerprint(params, name, True) for name in components.benchmark.datasets}
-    data |= file_fingerprints(components) | list_fingerprints(params, components, True)
-    spec = RunSpec(
-        experiment="search",
-        cell=f"{params.search.experiment}-{params.search.cell}",
-        seed=params.search.seeds[0],
-        config=config,
-        data=data,
-    )
+    inputs = search_inputs(params)
+    spec = RunSpec.from_dict(inputs["spec"])
     schedule, chosen = components.schedule, params.search
     settings = run_settings(params)
     return SearchConfig(
         objective="pipeline.trial:objective",
-        space=raw,
+        space=inputs["space"],
         row={"run_id": spec.run_id, "spec": spec.to_dict()},
         settings={
             **settings,

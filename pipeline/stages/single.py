@@ -109,7 +109,7 @@ def build_row(params: Params, overrides: Sequence[str]) -> dict[str, Any]:
         entry = cells[named["cell"]]
         # What is typed for this run must fit it; what params.yaml says of all runs need not.
         compose_cell(experiment, named["cell"], rest, strict=True)
-        rest = [*shared_overrides(params, experiment, named["cell"]), *rest]
+        rest = [*shared_overrides(params, experiment, named["cell"], file_overrides(params)), *rest]
         config, components = compose_cell(experiment, named["cell"], rest)
         kept = applicable([f"experiment={name}", *entry["overrides"]], rest)
     data = {d: fingerprint(params, d, True) for d in components.benchmark.datasets}

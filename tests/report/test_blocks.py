@@ -256,7 +256,8 @@ def test_deviations_are_told_as_closely_as_need_be(results, make, tables) -> Non
 
 def test_a_mark_goes_with_the_override_that_made_it(results, make, tables) -> None:
     add_blocks(results, make, seeds=(0,), methods=("DACS",))
-    for overrides, marked in ((["schedule.steps=5"], True), (["schedule.gpus=2"], False), ([], False)):
+    for overrides in (["schedule.steps=5"], ["schedule.gpus=2"], []):
+        marked = overrides == ["schedule.steps=5"]
         for row in results.rows:
             row["report"] |= {"overrides": overrides}
         results.plan.write_text("".join(json.dumps(row) + "\n" for row in results.rows))

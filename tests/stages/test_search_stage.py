@@ -106,8 +106,8 @@ def test_what_decides_only_speed_makes_no_other_search(streets_data: Path) -> No
     def searched(*given: str) -> SearchConfig:
         params = params_of(overrides=list(given))
         params = replace(params, data=DataParams(root=str(streets_data)))
-        config, components = search_cell(params)
-        return search_config(params, load_yaml("search", "ecoc"), config, components)
+        _, components = search_cell(params)
+        return search_config(params, components)
 
     usual = searched()
     assert usual.name == searched("schedule.loader_workers=4", "schedule.gpus=2").name
