@@ -111,7 +111,7 @@ def test_what_a_search_found_is_usable_by_the_plan(tmp_path, monkeypatch):
     # Of other settings than today's the search's own file is not taken; a copy of it is.
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        ConfigError, match=r"best\.yaml cannot be read .*`dvc repro search` makes it"
+        ConfigError, match=r"best\.yaml cannot be read .*`dvc repro search` m"
     ):
         plan(replace(given, override_files=[str(BEST_FILE)]), need_data=False)
     BEST_FILE.parent.mkdir(parents=True)
