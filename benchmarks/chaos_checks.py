@@ -13,7 +13,7 @@ from chaos_faults import KINDS, Effect
 from chaos_project import LOG_EVERY, Project, Repro
 from chaos_services import Server, marked
 
-from pipeline.records import comparable, read_record
+from pipeline.store.record import comparable, read_record
 from pipeline.tracking import TrackedRun, TrackingConfig, list_runs
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ _REFERENCE = """
 import json, sys
 from pathlib import Path
 import torch
-from pipeline.run import execute_run
+from pipeline.runner.run import execute_run
 torch.set_num_threads(1)
 settings = json.loads(sys.argv[1])
 for line in sys.stdin:

@@ -27,19 +27,19 @@ from typing import Any
 
 from scale_project import make_project, write_records
 
-import pipeline.compose
+import pipeline.config.compose
 
 
 def use(folder: Path) -> None:
     """Work in a made project."""
     os.chdir(folder)
-    pipeline.compose.CONF = folder / "conf"
+    pipeline.config.compose.CONF = folder / "conf"
 
 
 def plan_runs(folder: Path) -> None:
     """`ecocseg plan --out`."""
     use(folder)
-    from pipeline.params import load_params
+    from pipeline.config.params import load_params
     from pipeline.stages import plan
 
     plan.run(load_params(), write=True)
@@ -48,10 +48,10 @@ def plan_runs(folder: Path) -> None:
 def decide(folder: Path) -> None:
     """What `ecocseg grid` does before it starts a run."""
     use(folder)
-    from pipeline.planning import read_plan
+    from pipeline.planning.duplicates import originals
+    from pipeline.planning.plan import read_plan
     from pipeline.stages import train
-    from pipeline.status import record_file
-    from pipeline.twins import originals
+    from pipeline.store.paths import record_file
 
     rows, results = read_plan(), Path("half")
     sources = originals(rows, results)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-import pipeline.compose
+import pipeline.config.compose
 from ecocseg.data.manifest import SCHEMA
 
 SEEDS = 20
@@ -97,7 +97,7 @@ def value(number: int) -> float:
 def make_project(folder: Path, runs: int) -> None:
     """Configuration, parameters and prepared data (their description only) for so many runs."""
     conf = folder / "conf"
-    shutil.copytree(pipeline.compose.CONF, conf)
+    shutil.copytree(pipeline.config.compose.CONF, conf)
     for name, made in experiments(runs // SEEDS).items():
         text = "# @package _global_\n" + yaml.safe_dump(made, sort_keys=False)
         (conf / "experiment" / f"{name}.yaml").write_text(text)
@@ -112,9 +112,9 @@ def make_project(folder: Path, runs: int) -> None:
 
 def write_records(folder: Path) -> None:
     """Records of all runs below results/, of every second one below half/."""
-    from pipeline.planning import read_plan
-    from pipeline.record_text import to_text
-    from pipeline.records import read_record
+    from pipeline.planning.plan import read_plan
+    from pipeline.store.record import read_record
+    from pipeline.store.record_text import to_text
 
     rows = read_plan(folder / "results/plan.jsonl")
     long = [training_text(number, to_text) for number in range(4)]

@@ -27,8 +27,8 @@ import torch
 from chaos_project import OVERRIDES, Project
 from chaos_services import Server, free_port, wait_for
 
-from pipeline.events import EventLog
-from pipeline.run import execute_run
+from pipeline.runner.run import execute_run
+from pipeline.store.events import EventLog
 from pipeline.tracking import RunTracker, TrackingConfig, prepare_store
 
 _CALLS: tuple[tuple[type, tuple[str, ...]], ...] = (

@@ -26,8 +26,8 @@ from ecocseg.engine.optim import OptimConfig
 from ecocseg.engine.schedule import FitConfig
 from ecocseg.methods import build_method
 from ecocseg.models.segmenter import build_model
-from pipeline.compose import compose_config
-from pipeline.spec import clean_config, validate
+from pipeline.config.compose import compose_config
+from pipeline.config.run_spec import clean_config, validate
 
 ROUND = 5
 NAMES = CLASS_TABLES["cityscapes19"].names

@@ -10,9 +10,8 @@ from pathlib import Path
 from ecocseg.config import unknown
 from ecocseg.data.config import DatasetConfig
 from ecocseg.errors import ConfigError, DataError
-from pipeline.params import Params, is_params_override, load_params
-
-RESULTS = Path("results")
+from pipeline.config.params import Params, is_params_override, load_params
+from pipeline.store.paths import RESULTS
 
 
 def fetch(options: argparse.Namespace) -> None:
@@ -70,7 +69,7 @@ def search(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """The grid at a glance."""
-    from pipeline.glance_view import show
+    from pipeline.monitor.view import show
 
     show(
         RESULTS, options.filters, everything=options.all, watch=options.watch, as_json=options.json
@@ -79,7 +78,7 @@ def status(options: argparse.Namespace) -> None:
 
 def logs(options: argparse.Namespace) -> None:
     """What a run said and measured."""
-    from pipeline.logs import show
+    from pipeline.monitor.logs import show
 
     show(
         RESULTS,
@@ -92,7 +91,7 @@ def logs(options: argparse.Namespace) -> None:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop runs, or all of them; 1 when one goes on."""
-    from pipeline import stop as stopper
+    from pipeline.monitor import stop as stopper
 
     stopper.check_names(options.runs, options.all)
     return stopper.stop_all(RESULTS) if options.all else stopper.stop(RESULTS, options.runs)
@@ -100,7 +99,8 @@ def stop(options: argparse.Namespace) -> int:
 
 def tables(options: argparse.Namespace) -> None:
     """Stage aggregate, or its tables on the terminal."""
-    from pipeline.planning import PLAN_FILE, read_plan
+    from pipeline.planning.plan import read_plan
+    from pipeline.store.paths import PLAN_FILE
 
     _only_settings(options)
     read_plan()
@@ -118,7 +118,7 @@ def tables(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Label images with a trained run."""
-    from pipeline.predicting import predict as label
+    from pipeline.runner.predict import predict as label
 
     paths = [Path(path) for path in options.images]
     storage = load_params().cluster.storage
@@ -127,21 +127,21 @@ def predict(options: argparse.Namespace) -> None:
 
 def codebook(options: argparse.Namespace) -> None:
     """Build, inspect, compare and save codebooks."""
-    from pipeline.codebooks import run
+    from pipeline.tools.codebook import run
 
     run(options)
 
 
 def labels(options: argparse.Namespace) -> None:
     """Print the labels of this machine's GPUs as `ray start --labels` takes them."""
-    from pipeline.gpus import gpu_labels
+    from pipeline.machine.gpus import gpu_labels
 
     print(",".join(f"{key}={value}" for key, value in gpu_labels().items()))
 
 
 def ui(options: argparse.Namespace) -> int:
     """Serve MLflow's page until Ctrl-C."""
-    from pipeline.stages.train import tracking_config
+    from pipeline.planning.settings import tracking_config
     from pipeline.tracking import prepare_store, ui_address, ui_command
 
     config = tracking_config(_params(options))
@@ -162,7 +162,7 @@ def doctor(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> None:
     """Check raw files without writing anything."""
     from ecocseg.data.verify import verify_raw
-    from pipeline.receipts import read_receipt
+    from pipeline.sources.receipts import read_receipt
 
     params, datasets = _datasets(options)
     root = Path(params.data.root)
@@ -203,7 +203,8 @@ def _only_settings(options: argparse.Namespace) -> None:
 
 def _datasets(options: argparse.Namespace) -> tuple[Params, list[DatasetConfig]]:
     """Parameters, and the data sets that `dataset=NAME` or else the experiments name."""
-    from pipeline.planning import datasets_of, load_dataset
+    from pipeline.config.datasets import load_dataset
+    from pipeline.planning.plan import datasets_of
 
     named = [o.partition("=")[2] for o in options.overrides if o.startswith("dataset=")]
     options.overrides = [o for o in options.overrides if not o.startswith("dataset=")]
@@ -216,7 +217,7 @@ def _run_overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _checked(overrides: list[str]) -> list[str]:
-    from pipeline.params import TOP_LEVEL
+    from pipeline.config.params import TOP_LEVEL
 
     for text in overrides:
         if "=" not in text:

@@ -11,7 +11,7 @@ from ecocseg.codes.build import BUILDERS
 from ecocseg.codes.temperature import auto_temperature
 from ecocseg.data.classes import CITYSCAPES_19
 from pipeline.cli import main
-from pipeline.codebooks import BENCHMARKS
+from pipeline.tools.codebook import BENCHMARKS
 
 
 @pytest.fixture(autouse=True)

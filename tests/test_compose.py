@@ -6,9 +6,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-import pipeline.compose
+import pipeline.config.compose
 from ecocseg.errors import ConfigError
-from pipeline.compose import compose_config, compose_experiment, names
+from pipeline.config.compose import compose_config, compose_experiment, names
 
 VALUES = (
     "encoding.threshold=0.7",
@@ -35,8 +35,8 @@ CHOICES = (
 def whole(overrides):
     """All of it by Hydra at once, or the message."""
     try:
-        pipeline.compose._check_names(overrides)
-        config = pipeline.compose._whole(overrides)
+        pipeline.config.compose._check_names(overrides)
+        config = pipeline.config.compose._whole(overrides)
     except ConfigError as error:
         return str(error)
     config.pop("experiment", None)
@@ -82,7 +82,7 @@ def test_a_changed_file_is_read_again(tmp_path, monkeypatch):
     (conf / "config.yaml").write_text("defaults: [encoding: a, schedule: b, experiment: null]\n")
     (conf / "encoding/a.yaml").write_text("threshold: 0.5\n")
     (conf / "schedule/b.yaml").write_text("steps: 3\n")
-    monkeypatch.setattr(pipeline.compose, "CONF", conf)
+    monkeypatch.setattr(pipeline.config.compose, "CONF", conf)
     assert compose_config([]) == {"encoding": {"threshold": 0.5}, "schedule": {"steps": 3}}
     (conf / "encoding/a.yaml").write_text("threshold: 0.75\n")
     (conf / "experiment/e.yaml").write_text(

@@ -10,8 +10,10 @@ from ecocseg.models.blank import blank_model
 from ecocseg.models.config import DECODERS, ModelConfig
 from ecocseg.models.cost import network_cost
 from pipeline.cli import main
-from pipeline.compose import compose_config
-from pipeline.cost import (
+from pipeline.config.compose import compose_config
+from pipeline.config.params import DataParams, load_params
+from pipeline.config.run_spec import clean_config, validate
+from pipeline.planning.cost import (
     POOLED,
     TERA_MACS_PER_HOUR,
     card_gb,
@@ -19,10 +21,8 @@ from pipeline.cost import (
     run_cost,
     run_memory,
 )
-from pipeline.exhausted import savers
-from pipeline.params import DataParams, load_params
-from pipeline.planning import compose_cell, load_experiment, plan
-from pipeline.spec import clean_config, validate
+from pipeline.planning.plan import compose_cell, load_experiment, plan
+from pipeline.runner.exhausted import savers
 from pipeline.stages.plan import legend, overview, seeds_text
 
 

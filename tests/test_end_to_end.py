@@ -15,8 +15,8 @@ import pytest
 import yaml
 from small_project import copy_project
 
-from pipeline.records import comparable, read_record, read_records
-from pipeline.run import execute_run
+from pipeline.runner.run import execute_run
+from pipeline.store.record import comparable, read_record, read_records
 from pipeline.tracking import TrackingConfig, list_runs
 
 TINY = [

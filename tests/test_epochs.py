@@ -3,7 +3,7 @@
 import pytest
 
 from ecocseg.errors import ConfigError
-from pipeline.planning import compose_cell, load_experiment
+from pipeline.planning.plan import compose_cell, load_experiment
 
 
 def steps(cell, *overrides):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.events import EventLog, read, read_from
+from pipeline.store.events import EventLog, read, read_from
 
 
 def test_what_is_appended_is_read_in_order(tmp_path: Path):

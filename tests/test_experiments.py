@@ -6,7 +6,7 @@ from types import MappingProxyType
 import pytest
 
 from ecocseg.errors import ConfigError
-from pipeline.experiments import check_experiment, load_experiment, report_of
+from pipeline.config.experiment import check_experiment, load_experiment, report_of
 
 EXPERIMENT = MappingProxyType(
     {

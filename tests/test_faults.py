@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from pipeline.events import EventLog, read
-from pipeline.planning import compose_cell, load_experiment, plan_row
-from pipeline.records import comparable, read_record, record_path
-from pipeline.run import execute_run
-from pipeline.spec import RunSpec
+from pipeline.config.run_spec import RunSpec
+from pipeline.planning.plan import compose_cell, load_experiment, plan_row
+from pipeline.runner.run import execute_run
+from pipeline.store.events import EventLog, read
+from pipeline.store.record import comparable, read_record, record_path
 
 TINY = [
     "schedule.labelled_batch=2",
@@ -68,7 +68,7 @@ def test_unreadable_checkpoints_are_set_aside_and_the_end_is_equal(finished, dam
         (folder / name).write_bytes((folder / name).read_bytes()[:1000])
     with caplog.at_level(logging.WARNING):
         execute_run(row, settings)
-    (message,) = [r.getMessage() for r in caplog.records if r.name == "pipeline.run"]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == "pipeline.runner.run"]
     staged = row["spec"]["method"]["name"] == "stpp"
     # What stages left goes with their end: such a run begins anew then.
     first = 0 if staged or len(damaged) == 2 else 4
@@ -84,7 +84,7 @@ def test_an_event_that_fits_in_half_leaves_nothing(tmp_path):
     path = tmp_path / "events.jsonl"
     code = (
         "import resource, signal, sys\n"
-        "from pipeline.events import EventLog\n"
+        "from pipeline.store.events import EventLog\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (250, 250))\n"
         "log = EventLog(sys.argv[1])\n"

@@ -7,14 +7,14 @@ from functools import partial
 import pytest
 
 from ecocseg.errors import UserError
-from pipeline import forked
+from pipeline.report import parallel
 
 
 def test_results_come_in_order_from_other_processes(monkeypatch):
-    monkeypatch.setattr(forked, "available_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "available_cores", lambda: 2)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     held = {"unpicklable": lambda number: number**2}
-    found = forked.forked(
+    found = parallel.forked(
         [partial(lambda n: (n, held["unpicklable"](n), os.getpid()), n) for n in range(5)]
     )
     assert [(n, square) for n, square, _ in found] == [(n, n**2) for n in range(5)]
@@ -22,16 +22,16 @@ def test_results_come_in_order_from_other_processes(monkeypatch):
 
 
 def test_what_a_task_raises_is_raised(monkeypatch):
-    monkeypatch.setattr(forked, "available_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "available_cores", lambda: 2)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
     def fail():
         raise UserError("what is wrong")
 
     with pytest.raises(UserError, match="what is wrong"):
-        forked.forked([fail, fail])
+        parallel.forked([fail, fail])
 
 
 def test_beside_threads_nothing_is_forked(monkeypatch):
     monkeypatch.setattr(threading, "active_count", lambda: 2)
-    assert forked.forked([os.getpid, os.getpid]) == [os.getpid()] * 2
+    assert parallel.forked([os.getpid, os.getpid]) == [os.getpid()] * 2

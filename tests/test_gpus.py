@@ -1,8 +1,8 @@
 import pytest
 
 from ecocseg.errors import UserError
-from pipeline.cards import Card
-from pipeline.gpus import kind_of, labels_of, visible
+from pipeline.machine.cards import Card
+from pipeline.machine.gpus import kind_of, labels_of, visible
 
 
 @pytest.mark.parametrize(

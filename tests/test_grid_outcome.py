@@ -11,8 +11,8 @@ import pytest
 from ecocseg.errors import UserError
 from pipeline.cluster.progress import Outcome
 from pipeline.cluster.usage import Usage
-from pipeline.params import Params, TrackingParams
-from pipeline.planning import write_plan
+from pipeline.config.params import Params, TrackingParams
+from pipeline.planning.plan import write_plan
 from pipeline.stages import train
 
 ROWS: list[dict[str, Any]] = [

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from ecocseg.errors import UserError
-from pipeline.locks import RunLock, command_line, holder_of, is_held, read_holder
+from pipeline.store.lock import RunLock, command_line, holder_of, is_held, read_holder
 
 HOLDER = """
     import sys, time
     from pathlib import Path
-    from pipeline.locks import RunLock
+    from pipeline.store.lock import RunLock
     with RunLock(Path(sys.argv[1])):
         print("held", flush=True)
         {body}

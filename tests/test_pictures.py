@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn import functional
 
 from ecocseg.data.dataset import read_image, read_label
-from pipeline.pictures import _save_alone, save_panel, save_pseudo_labels
+from pipeline.runner.pictures import _save_alone, save_panel, save_pseudo_labels
 
 CPU = torch.device("cpu")
 # Of a label of 48x96, shown 228 wide; a heading above all.

@@ -11,11 +11,11 @@ from ecocseg.data.config import DatasetConfig
 from ecocseg.errors import ConfigError, DataError
 from ecocseg.methods import METHODS
 from ecocseg.models.packaged import PACKAGED
-from pipeline.compose import compose_config, load_yaml, names
-from pipeline.epochs import with_steps
-from pipeline.params import Params, load_params
-from pipeline.planning import (
-    BEST_FILE,
+from pipeline.config.compose import compose_config, load_yaml, names
+from pipeline.config.epochs import with_steps
+from pipeline.config.params import Params, load_params
+from pipeline.config.run_spec import RunSpec, clean_config, validate
+from pipeline.planning.plan import (
     compose_cell,
     datasets_of,
     list_fingerprints,
@@ -27,8 +27,8 @@ from pipeline.planning import (
     search_identity,
     write_plan,
 )
-from pipeline.spec import RunSpec, clean_config, validate
 from pipeline.stages import plan as stages_plan
+from pipeline.store.paths import BEST_FILE
 
 CELLS = [(name, cell) for name in names("experiment") for cell in load_experiment(name)["cells"]]
 
@@ -110,9 +110,7 @@ def test_what_a_search_found_is_usable_by_the_plan(tmp_path, monkeypatch):
     assert (found["threshold"], found["temperature"]) == (0.9, 0.2)
     # Of other settings than today's the search's own file is not taken; a copy of it is.
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"best\.yaml cannot be read .*`dvc repro search` m"
-    ):
+    with pytest.raises(ConfigError, match=r"best\.yaml cannot be read .*`dvc repro search` m"):
         plan(replace(given, override_files=[str(BEST_FILE)]), need_data=False)
     BEST_FILE.parent.mkdir(parents=True)
     found = {"overrides": ["encoding.threshold=0.7"], "search": search_identity(given)}

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ecocseg.errors import DataError
-from pipeline.predicting import _grouped, _read, _refuse_overwriting
+from pipeline.runner.predict import _grouped, _read, _refuse_overwriting
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pipeline.compose
+import pipeline.config.compose
 from pipeline.cli import main
-from pipeline.records import read_records
+from pipeline.store.record import read_records
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -36,10 +36,10 @@ def rooms(tmp_path, monkeypatch):
             Image.fromarray(image).save(folder / "photos" / split / f"{i}.jpg")
             Image.fromarray(label).save(folder / "masks" / split / f"{i}_mask.png")
     conf = tmp_path / "conf"
-    shutil.copytree(pipeline.compose.CONF, conf)
+    shutil.copytree(pipeline.config.compose.CONF, conf)
     text = block("name: rooms").replace("/my/rooms", str(folder))
     (conf / "dataset" / "rooms.yaml").write_text(text)
-    monkeypatch.setattr(pipeline.compose, "CONF", conf)
+    monkeypatch.setattr(pipeline.config.compose, "CONF", conf)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return folder

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecocseg.errors import UserError
-from pipeline.record_text import read_diagnostics, read_short, read_training, to_text
-from pipeline.records import (
+from pipeline.store.record import (
     comparable,
     is_finished,
     read_record,
@@ -18,6 +17,7 @@ from pipeline.records import (
     record_path,
     write_record,
 )
+from pipeline.store.record_text import read_diagnostics, read_short, read_training, to_text
 
 sys.path.insert(0, str(Path(__file__).parent / "tracking"))
 from tracking_support import make_record

@@ -17,16 +17,16 @@ from ecocseg.errors import UserError
 from ecocseg.iou import mean_iou
 from ecocseg.models.cost import network_cost
 from ecocseg.models.segmenter import Segmenter, build_model
-from pipeline.diverged import save_batch
-from pipeline.events import read
-from pipeline.params import ClusterParams, DataParams, TrackingParams, load_params
-from pipeline.records import comparable, read_record, record_path
-from pipeline.run import execute_run, execute_smoke
-from pipeline.spec import RunSpec, validate
+from pipeline.config.params import ClusterParams, DataParams, TrackingParams, load_params
+from pipeline.config.run_spec import RunSpec, validate
+from pipeline.monitor.stop import stop
+from pipeline.runner.diverged import save_batch
+from pipeline.runner.run import execute_run, execute_smoke
 from pipeline.stages import single
-from pipeline.status import read_status
-from pipeline.stop import stop
-from pipeline.stopping import Stopped, clear_stop, request_stop
+from pipeline.store.events import read
+from pipeline.store.record import comparable, read_record, record_path
+from pipeline.store.status import read_status
+from pipeline.store.stopping import Stopped, clear_stop, request_stop
 
 SHORT = ["schedule.steps=4", "schedule.evaluate_every=4", "schedule.checkpoint_every=4"]
 

@@ -14,12 +14,12 @@ import pytest
 
 from ecocseg.data.config import DatasetConfig
 from ecocseg.data.manifest import processed_dir
-from pipeline.compose import load_yaml, names
-from pipeline.experiments import load_experiment, report_of
-from pipeline.params import load_params
-from pipeline.planning import compose_cell, fingerprint, plan_row
+from pipeline.config.compose import load_yaml, names
+from pipeline.config.experiment import load_experiment, report_of
+from pipeline.config.params import load_params
+from pipeline.config.run_spec import RunSpec, validate
+from pipeline.planning.plan import compose_cell, fingerprint, plan_row
 from pipeline.report import published
-from pipeline.spec import RunSpec, validate
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "data")]
 EXPERIMENTS = (
@@ -234,7 +234,7 @@ def done() -> set[str]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_two_steps_of_every_cell(cells, done, name, data_root, tmp_path):
-    from pipeline.run import execute_smoke
+    from pipeline.runner.run import execute_smoke
 
     experiment = load_experiment(name)
     params = load_params([f"data.root={data_root}"])

@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.status import (
-    STATES,
-    RunStatus,
-    mark_failed,
-    read_status,
-    record_file,
-    run_directory,
-    write_status,
-)
+from pipeline.store.paths import record_file, run_directory
+from pipeline.store.status import STATES, RunStatus, mark_failed, read_status, write_status
 
 NUMBERS = st.floats(0, 1e9) | st.none()
 

@@ -5,10 +5,10 @@ import statistics
 import pytest
 
 from ecocseg.methods import build_method
-from pipeline.records import read_record, record_path
-from pipeline.run import execute_run
-from pipeline.spec import RunSpec
-from pipeline.trial import objective, with_values
+from pipeline.config.run_spec import RunSpec
+from pipeline.runner.run import execute_run
+from pipeline.search.trial import objective, with_values
+from pipeline.store.record import read_record, record_path
 
 OFTEN = ["schedule.log_every=1", "schedule.evaluate_every=2", "schedule.checkpoint_every=6"]
 VALUES = {"encoding.distance_weight": 2.0, "schedule.optim.lr": 0.002}

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.deviations import changing, deviations
-from pipeline.params import ClusterParams, DataParams, TrackingParams, load_params
-from pipeline.planning import plan, write_plan
-from pipeline.predicting import predict
-from pipeline.records import comparable, read_record, read_records
+from pipeline.config.params import ClusterParams, DataParams, TrackingParams, load_params
+from pipeline.planning.duplicates import digest_of, originals
+from pipeline.planning.plan import plan, write_plan
 from pipeline.report.runs import load_experiments
+from pipeline.runner.predict import predict
 from pipeline.stages import single, train
 from pipeline.stages.plan import legend
-from pipeline.twins import digest_of, originals
+from pipeline.store.deviations import changing, deviations
+from pipeline.store.record import comparable, read_record, read_records
 
 TINY = (
     "schedule.steps=2",

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.compose import load_yaml
-from pipeline.params import load_params
-from pipeline.planning import compose_cell, fingerprint, load_experiment, plan_row, report_of
-from pipeline.spec import RunSpec
+from pipeline.config.compose import load_yaml
+from pipeline.config.params import load_params
+from pipeline.config.run_spec import RunSpec
+from pipeline.planning.plan import compose_cell, fingerprint, load_experiment, plan_row, report_of
 from pipeline.stages.train import smoke_rows
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
@@ -164,7 +164,7 @@ def test_the_tables_take_what_the_public_code_runs():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_two_steps_of_every_cell(experiment, data_root, tmp_path):
-    from pipeline.run import execute_smoke
+    from pipeline.runner.run import execute_smoke
 
     rows = rows_of(experiment, data_root)
     assert len(rows) == EXPERIMENTS[experiment]

@@ -68,8 +68,8 @@ def planned(
     **more: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the fixture `plan_streets` is."""
-    from pipeline.planning import compose_cell, load_experiment, plan_row
-    from pipeline.spec import RunSpec
+    from pipeline.config.run_spec import RunSpec
+    from pipeline.planning.plan import compose_cell, load_experiment, plan_row
 
     overrides = [*SMALL_RUN, *overrides]
     config, components = compose_cell(load_experiment("streets_uda"), cell, overrides)

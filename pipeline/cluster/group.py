@@ -27,7 +27,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ecocseg.errors import LostProcess, UserError
 from pipeline.cluster.resources import Resources
 from pipeline.cluster.worker import load
-from pipeline.status import run_directory
+from pipeline.store.paths import run_directory
 
 FOLDER = "processes"
 """In the run's folder, while it runs: what Ray Train writes."""

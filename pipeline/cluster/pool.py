@@ -33,7 +33,8 @@ from pipeline.cluster.progress import Interrupted, Outcome, Progress, Row
 from pipeline.cluster.resources import Resources, impossible
 from pipeline.cluster.scheduler import Placement, Scheduler
 from pipeline.cluster.usage import Usage
-from pipeline.status import CHECKPOINT, mark_failed, read_status, record_file, run_directory
+from pipeline.store.paths import record_file, run_directory
+from pipeline.store.status import CHECKPOINT, mark_failed, read_status
 
 _POLL_S = 0.5
 _LOOK_S = 2.0

@@ -21,7 +21,7 @@ import ray
 
 from ecocseg.errors import ConfigError, UserError
 from pipeline.cluster.head import watch_head
-from pipeline.gpus import gpu_labels
+from pipeline.machine.gpus import gpu_labels
 
 _MEGABYTE = 1 << 20
 _LONGEST_TEMP = 40  # a socket's path may have 107 characters, and Ray appends about 65

@@ -28,10 +28,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ecocseg.data.manifest import processed_dir, read_fingerprint
 from ecocseg.errors import UserError
-from pipeline.cards import cards
 from pipeline.cluster.session import ClusterConfig, connect, require_listener
-from pipeline.packages import git_revision, installed_versions
-from pipeline.storage import require_store
+from pipeline.machine.cards import cards
+from pipeline.machine.versions import git_revision, installed_versions
+from pipeline.store.remote import require_store
 
 _CONNECT_S, _ANSWER_S = 15.0, 60.0
 _IMPORT_S = 20.0

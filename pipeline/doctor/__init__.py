@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
+from pipeline.config.params import Params
 from pipeline.doctor import cluster, data, machine, services
 from pipeline.doctor.finding import FAULT, OK, WARNING, Finding, print_lines, to_json
-from pipeline.params import Params
 
 __all__ = ["FAULT", "OK", "WARNING", "Finding", "examine", "findings"]
 

@@ -10,14 +10,16 @@ import psutil
 
 from ecocseg.data.manifest import processed_dir, read_fingerprint
 from ecocseg.errors import DataError, UserError
+from pipeline.cluster.request import resources
 from pipeline.cluster.resources import Node, impossible
+from pipeline.config.params import Params
 from pipeline.doctor.data import unfinished
 from pipeline.doctor.finding import FAULT, OK, WARNING, Finding
-from pipeline.gpus import gpu_labels
-from pipeline.packages import git_revision, installed_versions
-from pipeline.params import Params
-from pipeline.planning import PLAN_FILE, datasets_of
-from pipeline.stages.train import RESULTS, resources, tracking_config
+from pipeline.machine.gpus import gpu_labels
+from pipeline.machine.versions import git_revision, installed_versions
+from pipeline.planning.plan import datasets_of
+from pipeline.planning.settings import tracking_config
+from pipeline.store.paths import PLAN_FILE, RESULTS
 
 _MOST_CLOCK_S = 2.0
 _SHOWN = 3

@@ -7,10 +7,10 @@ from typing import Any
 
 from ecocseg.data.manifest import fingerprint, load_manifest, processed_dir, read_fingerprint
 from ecocseg.errors import DataError, UserError
+from pipeline.config.params import Params
 from pipeline.doctor.finding import FAULT, OK, WARNING, Finding
-from pipeline.params import Params
-from pipeline.planning import PLAN_FILE, datasets_of
-from pipeline.status import record_file
+from pipeline.planning.plan import datasets_of
+from pipeline.store.paths import PLAN_FILE, record_file
 
 _PREPARE = "type `dvc repro preprocess`"
 _SAMPLE = 5

@@ -10,12 +10,13 @@ from pathlib import Path
 import psutil
 from packaging.specifiers import SpecifierSet
 
-from pipeline.cards import cards
+from pipeline.config.params import Params
 from pipeline.doctor.finding import FAULT, OK, WARNING, Finding
 from pipeline.doctor.space import results_need
-from pipeline.packages import installed_versions, needed
-from pipeline.params import Params
-from pipeline.stages.train import RESULTS, tracking_config
+from pipeline.machine.cards import cards
+from pipeline.machine.versions import installed_versions, needed
+from pipeline.planning.settings import tracking_config
+from pipeline.store.paths import RESULTS
 
 SHOWN = ("torch", "ray", "mlflow", "dvc", "hydra-core", "pandas")
 _LEAST_MEMORY_GB = 4

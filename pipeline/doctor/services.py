@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ecocseg.errors import UserError
+from pipeline.config.params import Params
 from pipeline.doctor.finding import FAULT, OK, WARNING, Finding
-from pipeline.params import Params
-from pipeline.stages.train import tracking_config
-from pipeline.storage import require_store
+from pipeline.planning.settings import tracking_config
+from pipeline.store.remote import require_store
 from pipeline.tracking import refuse_network_disk
 
 _DVC_LOCK = Path(".dvc/tmp/rwlock")

@@ -3,8 +3,8 @@
 from pathlib import Path
 from statistics import median
 
-from pipeline.glance import PLAN, look
-from pipeline.status import run_directory
+from pipeline.monitor.grid_state import PLAN, look
+from pipeline.store.paths import run_directory
 
 _SAMPLE = 20
 

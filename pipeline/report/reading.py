@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.forked import forked
-from pipeline.record_text import read_diagnostics, read_training
-from pipeline.records import read_short_record
 from pipeline.report.cells import Record
+from pipeline.report.parallel import forked
+from pipeline.store.record import read_short_record
+from pipeline.store.record_text import read_diagnostics, read_training
 
 MANY = 1000
 """Runs from which reading and drawing are worth processes of their own."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import ConfigError, DataError
-from pipeline.deviations import deviations
 from pipeline.report.cells import Block, Cell, Experiment, Mean, Record, Reference
 from pipeline.report.protocols import refuse_mixtures
 from pipeline.report.reading import read_runs
+from pipeline.store.deviations import deviations
 
 
 def load_experiments(plan_path: Path, records_dir: Path) -> list[Experiment]:

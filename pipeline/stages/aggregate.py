@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ecocseg.files import atomic_write
-from pipeline.forked import forked
 from pipeline.report.cells import Experiment
 from pipeline.report.formats import write_all
 from pipeline.report.lines import cell_means
+from pipeline.report.parallel import forked
 from pipeline.report.reading import MANY
 from pipeline.report.runs import load_experiments
 from pipeline.report.scores import statistic

@@ -16,8 +16,10 @@ from ecocseg.data.config import DatasetConfig, RemoteFile
 from ecocseg.data.layouts import LAYOUTS, find_root
 from ecocseg.errors import ConfigError, DataError, UserError
 from ecocseg.files import atomic_path, require_space, sha256_file
-from pipeline.fetching import Unreachable, download, file_name
-from pipeline.rawfolder import (
+from pipeline.sources.archive import is_archive, replace_folder, unpack
+from pipeline.sources.download import Unreachable, download, file_name
+from pipeline.sources.progress import show_progress
+from pipeline.sources.raw import (
     MARKER,
     digest_of,
     how_to_place,
@@ -25,9 +27,7 @@ from pipeline.rawfolder import (
     read_marker,
     write_marker,
 )
-from pipeline.receipts import Receipt, fingerprint_raw, relative_to_root, write_receipt
-from pipeline.stages.progress import show_progress
-from pipeline.unpacking import is_archive, replace_folder, unpack
+from pipeline.sources.receipts import Receipt, fingerprint_raw, relative_to_root, write_receipt
 
 log = logging.getLogger(__name__)
 

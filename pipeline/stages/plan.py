@@ -13,22 +13,14 @@ from rich.table import Table
 
 from ecocseg.files import atomic_write
 from ecocseg.methods import build_method
-from pipeline.cost import LIMIT_GB, TERA_MACS_PER_HOUR, card_gb, run_memory
-from pipeline.exhausted import savers
-from pipeline.params import Params
-from pipeline.planning import (
-    PLAN_FILE,
-    SEARCH_INPUTS,
-    overruled,
-    plan,
-    search_inputs,
-    write_plan,
-)
-from pipeline.spec import COMPONENTS, Components, validate
-from pipeline.status import record_file
-from pipeline.twins import digest_of
+from pipeline.config.params import Params
+from pipeline.config.run_spec import COMPONENTS, Components, validate
+from pipeline.planning.cost import LIMIT_GB, TERA_MACS_PER_HOUR, card_gb, run_memory
+from pipeline.planning.duplicates import digest_of
+from pipeline.planning.plan import overruled, plan, search_inputs, write_plan
+from pipeline.runner.exhausted import savers
+from pipeline.store.paths import PLAN_FILE, RESULTS, SEARCH_INPUTS, record_file
 
-RESULTS = Path("results")
 _RIGHT = ("steps", "GPU memory", "cost", "GPU h")
 _COLUMNS = ("cell", "method", "encoding", "seeds", *_RIGHT, "done")
 _WIDTH = 150

@@ -12,8 +12,8 @@ from ecocseg.data.prepare import is_prepared, prepare
 from ecocseg.data.verify import SHOWN, verify_raw
 from ecocseg.errors import DataError
 from ecocseg.files import atomic_write
-from pipeline.receipts import Receipt, fingerprint_raw, read_receipt
-from pipeline.stages.progress import show_progress
+from pipeline.sources.progress import show_progress
+from pipeline.sources.receipts import Receipt, fingerprint_raw, read_receipt
 
 log = logging.getLogger(__name__)
 

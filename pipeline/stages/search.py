@@ -9,24 +9,27 @@ from typing import Any
 from ecocseg.config import unknown
 from ecocseg.errors import ConfigError
 from ecocseg.methods import build_method
-from pipeline.cluster.launcher import ended_with_launcher
-from pipeline.cluster.ledger import Trial
-from pipeline.cluster.search import Searched, opened, search
-from pipeline.cluster.search_config import SearchConfig
+from pipeline.cluster.request import resources
 from pipeline.cluster.session import ClusterConfig, connect
-from pipeline.cluster.space import Space, parse_space
-from pipeline.cluster.trials import best_overrides, overrides, write_result
-from pipeline.compose import load_yaml
-from pipeline.deviations import SPEED_ONLY
-from pipeline.glance import SEARCH, SEARCH_LOCK
-from pipeline.locks import RunLock
-from pipeline.params import Params
-from pipeline.planning import search_cell, search_identity, search_inputs
+from pipeline.config.compose import load_yaml
+from pipeline.config.params import Params
+from pipeline.config.run_spec import Components, RunSpec, validate
+from pipeline.monitor.grid_state import SEARCH, SEARCH_LOCK
+from pipeline.planning.plan import search_cell, search_identity, search_inputs
+from pipeline.planning.settings import run_settings, tracking_config
 from pipeline.report.search_page import write_search_report
-from pipeline.search_tracking import SearchTracking
-from pipeline.spec import Components, RunSpec, validate
-from pipeline.stages.train import RESULTS, announce, resources, run_settings, tracking_config
-from pipeline.trial import with_values
+from pipeline.search.config import SearchConfig
+from pipeline.search.ledger import Trial
+from pipeline.search.results import best_overrides, overrides, write_result
+from pipeline.search.space import Space, parse_space
+from pipeline.search.tracking import SearchTracking
+from pipeline.search.trial import with_values
+from pipeline.search.tune import Searched, opened, search
+from pipeline.stages.launcher import ended_with_launcher
+from pipeline.stages.train import announce
+from pipeline.store.deviations import SPEED_ONLY
+from pipeline.store.lock import RunLock
+from pipeline.store.paths import RESULTS
 
 _FOLDER = RESULTS / SEARCH
 # What the search itself decides, or compares scores by.
@@ -79,7 +82,7 @@ def search_config(params: Params, components: Components) -> SearchConfig:
     schedule, chosen = components.schedule, params.search
     settings = run_settings(params)
     return SearchConfig(
-        objective="pipeline.trial:objective",
+        objective="pipeline.search.trial:objective",
         space=inputs["space"],
         row={"run_id": spec.run_id, "spec": spec.to_dict()},
         settings={

@@ -9,11 +9,12 @@ from typing import Any
 from ecocseg.config import unknown
 from ecocseg.errors import ConfigError, UserError
 from ecocseg.files import atomic_write
-from pipeline.compose import compose_config
-from pipeline.epochs import with_steps
-from pipeline.locks import is_held
-from pipeline.params import Params
-from pipeline.planning import (
+from pipeline.config.compose import compose_config
+from pipeline.config.epochs import with_steps
+from pipeline.config.params import Params
+from pipeline.config.run_spec import RunSpec, clean_config, validate
+from pipeline.planning.duplicates import copy_record, originals
+from pipeline.planning.plan import (
     applicable,
     compose_cell,
     file_fingerprints,
@@ -25,13 +26,13 @@ from pipeline.planning import (
     report_of,
     shared_overrides,
 )
-from pipeline.run import execute_run
-from pipeline.spec import RunSpec, clean_config, validate
-from pipeline.stages.train import RESULTS, run_settings, tracking_config
-from pipeline.status import read_status, record_file, run_directory
-from pipeline.stopping import clear_stop
+from pipeline.planning.settings import run_settings, tracking_config
+from pipeline.runner.run import execute_run
+from pipeline.store.lock import is_held
+from pipeline.store.paths import RESULTS, record_file, run_directory
+from pipeline.store.status import read_status
+from pipeline.store.stopping import clear_stop
 from pipeline.tracking import prepare_store, wait_for_sending
-from pipeline.twins import copy_record, originals
 
 ADHOC = "adhoc"
 

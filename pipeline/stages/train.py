@@ -1,35 +1,30 @@
 """Stage `train`: smoke-run every cell, then all unfinished runs of the plan, on Ray."""
 
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ecocseg.errors import UserError
-from pipeline.cluster.launcher import ended_with_launcher
-from pipeline.cluster.live import duration, live_view
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Outcome
-from pipeline.cluster.resources import GPU_LABEL, Resources
-from pipeline.cluster.session import ClusterConfig, connect, has_gpu
+from pipeline.cluster.request import resources, uses_gpu
+from pipeline.cluster.session import ClusterConfig, connect
 from pipeline.cluster.usage import Usage
-from pipeline.environment import pick_device
-from pipeline.locks import RunLock, is_held
-from pipeline.mirror import SMOKE, mirrored, pull_finished
-from pipeline.needs import CPU_RUN_GB, spread_needs
-from pipeline.packages import git_revision
-from pipeline.params import Params
-from pipeline.planning import read_plan
-from pipeline.status import record_file, run_directory
-from pipeline.stopping import clear_stop
-from pipeline.storage import require_store
+from pipeline.config.params import Params
+from pipeline.monitor.live import duration, live_view
+from pipeline.planning.duplicates import copy_record, originals
+from pipeline.planning.plan import read_plan
+from pipeline.planning.settings import run_settings, tracking_config
+from pipeline.stages.launcher import ended_with_launcher
+from pipeline.store.lock import RunLock, is_held
+from pipeline.store.paths import RESULTS, record_file, run_directory
+from pipeline.store.pull import SMOKE, mirrored, pull_finished
+from pipeline.store.remote import require_store
+from pipeline.store.stopping import clear_stop
 from pipeline.tracking import TrackingConfig, prepare_store, replay
-from pipeline.twins import copy_record, originals
 
-RESULTS = Path("results")
 _REMEDY = "watch it with `ecocseg status`, or end it with `ecocseg stop --all`, and start again"
 
 
@@ -93,60 +88,6 @@ def announce(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def tracking_config(params: Params) -> TrackingConfig:
-    """Tracking as params.yaml asks for it, with absolute paths."""
-    return TrackingConfig(
-        enabled=params.tracking.enabled,
-        uri=params.tracking.uri,
-        folder=str((RESULTS / "mlflow").absolute()),
-    )
-
-
-def run_settings(params: Params) -> dict[str, Any]:
-    """What `pipeline.run` needs to know beside the plan, as plain values with absolute paths."""
-    if params.cluster.address == "local":
-        pick_device(params.cluster.device)
-    tracking = tracking_config(params)
-    return {
-        "data_root": str(Path(params.data.root).absolute()),
-        "results": str(RESULTS.absolute()),
-        "device": params.cluster.device,
-        "git": git_revision(),
-        "storage": params.cluster.storage,
-        "tracking": {
-            "enabled": tracking.enabled,
-            "uri": tracking.uri,
-            "folder": tracking.folder,
-        },
-    }
-
-
-def resources(params: Params, row: Mapping[str, Any], on_gpu: bool | None = None) -> Resources:
-    """What `row` of the plan asks of a machine: what its recipe needs, or what params.yaml says.
-
-    With `on_gpu` None inside `connect(...)`: whether there are GPUs is asked of the cluster.
-    """
-    cluster = params.cluster
-    needs = row.get("needs") or spread_needs(row["spec"], row["spec"]["schedule"]["gpus"])
-    on_gpu = _uses_gpu(params) if on_gpu is None else on_gpu
-    processes = cluster.processes_per_run or (needs["gpus"] if on_gpu else 1)
-    if processes != needs["gpus"]:
-        needs = spread_needs(row["spec"], processes)
-    card = cluster.gpu_memory_gb_per_run or needs["gpu_memory_gb"]
-    # Without a GPU there is one thread, and what would lie on the card lies in host memory.
-    cpus, memory = (needs["cpus"], needs["memory_gb"]) if on_gpu else (1, CPU_RUN_GB + (card or 0))
-    memory = cluster.memory_gb_per_run or memory
-    return Resources(
-        cpus=cluster.cpus_per_run or cpus,
-        gpus=1.0 if on_gpu else 0.0,
-        memory_mb=math.ceil(memory * 1e9 / 2**20),
-        label=f"{GPU_LABEL}={cluster.gpu}" if cluster.gpu and on_gpu else None,
-        gpu_memory_gb=card if on_gpu else None,
-        runs_per_gpu=cluster.runs_per_gpu,
-        processes=processes,
-    )
-
-
 def smoke_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row for each distinct cell, under the name of its smoke run."""
     cells: dict[str, dict[str, Any]] = {}
@@ -185,12 +126,6 @@ def _copy_records(rows: Sequence[Mapping[str, Any]], sources: Mapping[str, str])
             copy_record(row, sources[row["run_id"]], RESULTS)
 
 
-def _uses_gpu(params: Params) -> bool:
-    if params.cluster.device != "auto":
-        return params.cluster.device.startswith("cuda")
-    return has_gpu()
-
-
 def _grid(
     rows: Sequence[Mapping[str, Any]],
     function: str,
@@ -203,14 +138,14 @@ def _grid(
 
     `sources` names for each run that is a copy the one it is a copy of.
     """
-    on_gpu = _uses_gpu(params)
+    on_gpu = uses_gpu(params)
     asked = {str(row["run_id"]): resources(params, row, on_gpu) for row in rows}
     storage, where = params.cluster.storage, SMOKE if function == "execute_smoke" else ""
     beside = f" ({len(sources)} more are copies of them)" if sources else ""
     with live_view(title + beside) as on_progress, mirrored(storage, RESULTS, rows, where):
         outcome = run_all(
             rows,
-            f"pipeline.run:{function}",
+            f"pipeline.runner.run:{function}",
             settings,
             lambda row: asked[row["run_id"]],
             RESULTS / where,

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.events import EventLog
-from pipeline.records import is_finished, read_record, record_path
+from pipeline.store.events import EventLog
+from pipeline.store.record import is_finished, read_record, record_path
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.sender import Sender
 from pipeline.tracking.spool import (

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.events import EventLog
-from pipeline.stopping import Stopped
+from pipeline.store.events import EventLog
+from pipeline.store.stopping import Stopped
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.spool import (
     SPEC_NAME,

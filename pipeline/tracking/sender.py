@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ecocseg.files import sha256_file
-from pipeline.events import Event, read_from
+from pipeline.store.events import Event, read_from
 from pipeline.tracking.config import TrackingConfig
 from pipeline.tracking.spool import (
     PARENT_TAG,

@@ -1,6 +1,6 @@
 """What a run's folder remembers of tracking: who the run is, what has been sent, what waits.
 
-events.jsonl     every point (pipeline.events)
+events.jsonl     every point (pipeline.store.events)
 tracked/         a copy of every artifact, in the folders that MLflow shows
 tracking.json    RunState
 tracking.log     what went wrong, once each
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ecocseg.files import atomic_path, atomic_write
-from pipeline.events import EVENTS_NAME, EventLog
+from pipeline.store.events import EVENTS_NAME, EventLog
 
 STATE_NAME = "tracking.json"
 SPEC_NAME = "spec.json"

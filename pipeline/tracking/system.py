@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import psutil
 
-from pipeline.events import EventLog
+from pipeline.store.events import EventLog
 
 _MB = 1e6
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pipeline  # noqa: F401  (switches usage reporting off before Ray is imported)
-from pipeline.cluster.live import live_view
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Interrupted, Outcome
 from pipeline.cluster.resources import Resources
-from pipeline.cluster.search import Searched, search
-from pipeline.cluster.search_config import SearchConfig
 from pipeline.cluster.session import ClusterConfig, connect
+from pipeline.monitor.live import live_view
+from pipeline.search.config import SearchConfig
+from pipeline.search.tune import Searched, search
 
 GRID = [{"run_id": f"run{i}", "steps": 40 if i else 5, "step_s": 0.1} for i in range(3)]
 SPACE = {

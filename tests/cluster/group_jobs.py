@@ -11,7 +11,7 @@ import torch
 from ecocseg.engine.distributed import current_group
 from ecocseg.engine.step import Learner
 from ecocseg.errors import ConfigError
-from pipeline.run import execute_run
+from pipeline.runner.run import execute_run
 
 
 def killed_once(row: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

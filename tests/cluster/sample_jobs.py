@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ecocseg.files import atomic_write
-from pipeline.locks import RunLock
-from pipeline.status import CHECKPOINT, RunStatus, write_status
+from pipeline.store.lock import RunLock
+from pipeline.store.status import CHECKPOINT, RunStatus, write_status
 
 
 class Unpicklable(Exception):

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.ledger import Ledger, Score
-from pipeline.cluster.proposals import propose
-from pipeline.cluster.search import Searched
-from pipeline.cluster.search_config import SearchConfig
-from pipeline.cluster.space import parse_space
-from pipeline.cluster.trials import write_result
+from pipeline.search.config import SearchConfig
+from pipeline.search.ledger import Ledger, Score
+from pipeline.search.proposals import propose
+from pipeline.search.results import write_result
+from pipeline.search.space import parse_space
+from pipeline.search.tune import Searched
 
 MIXED = {
     # Written before what it depends on.

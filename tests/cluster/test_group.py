@@ -17,9 +17,10 @@ from pipeline.cluster.group import FOLDER, NotStarted, _cause, _Told, run_group
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Outcome
 from pipeline.cluster.resources import Resources
-from pipeline.records import read_record, record_path
-from pipeline.run import execute_run
-from pipeline.status import read_status, run_directory
+from pipeline.runner.run import execute_run
+from pipeline.store.paths import run_directory
+from pipeline.store.record import read_record, record_path
+from pipeline.store.status import read_status
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -11,8 +11,8 @@ from drive import GRID, grid
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Interrupted, Outcome, Progress
 from pipeline.cluster.resources import Resources
-from pipeline.locks import RunLock
-from pipeline.status import record_file, run_directory
+from pipeline.store.lock import RunLock
+from pipeline.store.paths import record_file, run_directory
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -10,7 +10,7 @@ from cluster_helpers import wait_for
 WATCHER = """
 import signal, sys, threading, time
 from pathlib import Path
-from pipeline.cluster.launcher import watch_launcher
+from pipeline.stages.launcher import watch_launcher
 out = Path(sys.argv[1])
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 watch_launcher(threading.Event())
@@ -48,7 +48,7 @@ def test_a_stage_ends_when_its_dvc_is_killed(tmp_path: Path) -> None:
 def test_a_signal_that_got_lost_is_sent_again(tmp_path: Path) -> None:
     deaf = """
 import signal
-from pipeline.cluster import launcher
+from pipeline.stages import launcher
 launcher._AGAIN_S = 0.5
 heard = []
 def handler(number, frame):

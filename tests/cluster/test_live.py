@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.cluster import live
-from pipeline.cluster.live import duration, live_view, shorten
 from pipeline.cluster.progress import Progress
-from pipeline.status import RunStatus, run_directory, write_status
+from pipeline.monitor import live
+from pipeline.monitor.live import duration, live_view, shorten
+from pipeline.store.paths import run_directory
+from pipeline.store.status import RunStatus, write_status
 
 ROWS = [
     {"run_id": f"id{i}", "experiment": "streets_uda", "cell": cell, "seed": 0}

@@ -11,7 +11,8 @@ from cluster_helpers import all_gone
 from pipeline.cluster.pool import run_all
 from pipeline.cluster.progress import Outcome, Progress
 from pipeline.cluster.resources import Resources
-from pipeline.status import read_status, record_file, run_directory
+from pipeline.store.paths import record_file, run_directory
+from pipeline.store.status import read_status
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -85,7 +86,7 @@ def test_an_exception_fails_its_run_only_and_comes_out_whole(tmp_path: Path) -> 
     "error, kind, message",
     [
         ("ecocseg.errors:DataError", "bad data", "labels/7.png: value 77"),
-        ("pipeline.exhausted:OutOfMemory", "out of memory", "labels/7.png: value 77"),
+        ("pipeline.runner.exhausted:OutOfMemory", "out of memory", "labels/7.png: value 77"),
         ("builtins:KeyError", "a bug", "KeyError: 'labels/7.png: value 77'"),
     ],
 )
@@ -100,7 +101,7 @@ def test_what_would_only_fail_again_is_told_apart_and_not_tried_again(
 
 
 def test_a_stopped_run_is_neither_failed_nor_tried_again(tmp_path: Path) -> None:
-    rows = [{"run_id": "run", "raise": "pipeline.stopping:Stopped", "message": "by somebody"}]
+    rows = [{"run_id": "run", "raise": "pipeline.store.stopping:Stopped", "message": "by somebody"}]
     assert run(tmp_path, rows, function="fail") == Outcome(finished=[], failed={}, stopped=["run"])
     assert len(attempts(tmp_path, "run")) == 1
 

@@ -8,10 +8,10 @@ import pytest
 from search_parts import MIXED, config, learned, written
 
 from ecocseg.errors import ConfigError
-from pipeline.cluster.ledger import Ledger, Score
-from pipeline.cluster.proposals import propose, read_earlier
-from pipeline.cluster.space import parse_space
-from pipeline.cluster.tune_parts import halving
+from pipeline.search.ledger import Ledger, Score
+from pipeline.search.proposals import propose, read_earlier
+from pipeline.search.space import parse_space
+from pipeline.search.tune_parts import halving
 
 
 def active(values: dict[str, Any]) -> set[str]:

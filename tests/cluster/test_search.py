@@ -16,10 +16,10 @@ from cluster_helpers import descendants, kill, wait_for
 from drive import SPACE, run_search, search_of
 
 from ecocseg.errors import UserError
-from pipeline.cluster.ledger import Ledger, Trial
 from pipeline.cluster.resources import Resources
-from pipeline.cluster.search import search
-from pipeline.cluster.trials import best_trial
+from pipeline.search.ledger import Ledger, Trial
+from pipeline.search.results import best_trial
+from pipeline.search.tune import search
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -13,11 +13,11 @@ from ray import tune
 from search_parts import MIXED, config, learned, written
 
 from ecocseg.errors import ConfigError, UserError
-from pipeline.cluster.ledger import Known, Ledger, Score
-from pipeline.cluster.search import check_algorithm
-from pipeline.cluster.space import parse_space, plain_value, shown
-from pipeline.cluster.trial_worker import Work, _population
-from pipeline.cluster.trials import best_trial, importance
+from pipeline.search.ledger import Known, Ledger, Score
+from pipeline.search.results import best_trial, importance
+from pipeline.search.space import parse_space, plain_value, shown
+from pipeline.search.trial_worker import Work, _population
+from pipeline.search.tune import check_algorithm
 
 
 def test_a_grid_has_every_point_once_without_what_means_nothing() -> None:

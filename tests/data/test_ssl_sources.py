@@ -17,8 +17,8 @@ from ecocseg.data.layouts import LAYOUTS, find_root
 from ecocseg.data.layouts.base import keys_of_list
 from ecocseg.data.prepare import _bytes_needed, prepare
 from ecocseg.data.verify import list_splits, verify_raw
-from pipeline.compose import compose_config, load_yaml
-from pipeline.spec import clean_config
+from pipeline.config.compose import compose_config, load_yaml
+from pipeline.config.run_spec import clean_config
 
 PUBLISHED = {
     "pascal": {

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import Params, load_params
+from pipeline.config.params import Params, load_params
 
 ROOT = Path(__file__).parents[2]
 

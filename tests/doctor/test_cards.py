@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cards import cards, holders_of, parse
+from pipeline.machine.cards import cards, holders_of, parse
 
 # Two cards and two processes, as nvidia-smi prints them with --format=csv,noheader.
 LISTED = """\

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 import pipeline.doctor.machine as machine
 from pipeline.doctor import services
 from pipeline.doctor.finding import FAULT, OK, WARNING
-from pipeline.packages import installed_versions, needed
+from pipeline.machine.versions import installed_versions, needed
 
 
 def states(findings):
@@ -19,7 +19,7 @@ def states(findings):
 
 def pins(monkeypatch, python: str, *texts: str) -> None:
     found = python, [Requirement(text) for text in texts]
-    monkeypatch.setattr("pipeline.packages.needed", lambda: found)
+    monkeypatch.setattr("pipeline.machine.versions.needed", lambda: found)
     monkeypatch.setattr(machine, "needed", lambda: found)
 
 

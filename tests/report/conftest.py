@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.records import write_record
+from pipeline.store.record import write_record
 
 # fmt: off
 CITYSCAPES = (

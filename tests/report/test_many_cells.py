@@ -5,8 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline import forked
-from pipeline.report import figures, reading
+from pipeline.report import figures, parallel, reading
 from pipeline.report.lines import cell_means, foremost
 from pipeline.report.reading import diagnostics_of, training_of
 from pipeline.report.runs import load_experiments
@@ -79,11 +78,13 @@ def test_what_is_left_in_the_file_is_got_when_asked_for(many, results, make):
 
 def test_processes_read_and_draw_what_one_does(many, results, tmp_path, monkeypatch):
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    monkeypatch.setattr(forked, "available_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "available_cores", lambda: 2)
     alone, together = tmp_path / "alone", tmp_path / "together"
     aggregate(results.plan, results.records, alone)
     used = []
-    monkeypatch.setattr(reading, "forked", lambda tasks: used.append(tasks) or forked.forked(tasks))
+    monkeypatch.setattr(
+        reading, "forked", lambda tasks: used.append(tasks) or parallel.forked(tasks)
+    )
     monkeypatch.setattr(reading, "MANY", 4)
     monkeypatch.setattr(aggregate_module, "MANY", 4)
     aggregate(results.plan, results.records, together)

@@ -8,14 +8,14 @@ import pytest
 
 from ecocseg.codes.codebook import Codebook
 from ecocseg.data.classes import CAMVID_11, CITYSCAPES_19
-from pipeline.experiments import load_experiment, report_of
-from pipeline.planning import compose_cell
+from pipeline.config.experiment import load_experiment, report_of
+from pipeline.config.run_spec import RunSpec
+from pipeline.planning.plan import compose_cell
 from pipeline.report.class_figures import draw_classes
 from pipeline.report.grid_figure import draw_grid
 from pipeline.report.lines import cell_means
 from pipeline.report.page import findings
 from pipeline.report.runs import load_experiments
-from pipeline.spec import RunSpec
 
 BOOKS = ("text", "mmd", "optimised")
 RATES = ("0", "10", "20", "40")

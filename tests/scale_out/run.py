@@ -243,7 +243,7 @@ def tracked(uri: str) -> list[dict[str, Any]]:
 def grid(machines: Machines, exports: str, worker: str, commands: str) -> dict[str, Any]:
     """The grid, with a machine that joins and one that is lost; what was seen meanwhile."""
     sys.path.insert(0, str(ROOT))
-    from pipeline.storage import Store
+    from pipeline.store.remote import Store
 
     os.environ["AWS_ENDPOINT_URL"] = f"http://{HEAD}:{machines.ports['8333']}"
     values = dict(re.findall(r"(AWS_\w+)=(\S+)", exports))

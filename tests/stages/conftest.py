@@ -18,14 +18,14 @@ def server():
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr("pipeline.fetching._PAUSE", 0.01)
+    monkeypatch.setattr("pipeline.sources.download._PAUSE", 0.01)
 
 
 @pytest.fixture
 def bring(tmp_path):
     """Run the stage; returns the receipts by name."""
 
-    from pipeline.receipts import read_receipt
+    from pipeline.sources.receipts import read_receipt
     from pipeline.stages.fetch import fetch
 
     def call(*configs, **data):

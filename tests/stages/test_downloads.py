@@ -7,7 +7,7 @@ import pytest
 
 from ecocseg.data.config import RemoteFile
 from ecocseg.errors import DataError, UserError
-from pipeline.fetching import ResumingDownloader, download, file_name, mirrored
+from pipeline.sources.download import ResumingDownloader, download, file_name, mirrored
 
 CONTENT = bytes(range(256)) * 4000
 SHA = hashlib.sha256(CONTENT).hexdigest()

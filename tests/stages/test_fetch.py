@@ -10,7 +10,7 @@ import raw_trees
 
 from ecocseg.errors import ConfigError, DataError, UserError
 from ecocseg.files import sha256_file
-from pipeline.receipts import read_receipt
+from pipeline.sources.receipts import read_receipt
 
 
 def state(folder):

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from ecocseg.errors import ConfigError
-from pipeline.cluster.search import check_algorithm
-from pipeline.cluster.search_config import SearchConfig
-from pipeline.cluster.space import parse_space
-from pipeline.compose import load_yaml, names
-from pipeline.params import DataParams, Params, SearchParams, load_params
-from pipeline.planning import search_cell
+from pipeline.config.compose import load_yaml, names
+from pipeline.config.params import DataParams, Params, SearchParams, load_params
+from pipeline.planning.plan import search_cell
+from pipeline.search.config import SearchConfig
+from pipeline.search.space import parse_space
+from pipeline.search.tune import check_algorithm
 from pipeline.stages.search import check_space, describe, search_config
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from ecocseg.errors import DataError, UserError
-from pipeline.unpacking import is_archive, unpack
+from pipeline.sources.archive import is_archive, unpack
 
 
 def make_zip(path, members):

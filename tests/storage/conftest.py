@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from store_parts import made
 
 from ecocseg.errors import UserError
-from pipeline import storage, stored
-from pipeline.storage import require_store
+from pipeline.store import push as stored
+from pipeline.store import remote as storage
+from pipeline.store.remote import require_store
 
 
 def weed() -> str | None:

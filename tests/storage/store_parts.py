@@ -2,8 +2,8 @@
 
 import os
 
-from pipeline import stored
-from pipeline.stored import StoredRun
+from pipeline.store import push as stored
+from pipeline.store.push import StoredRun
 
 RUN = "run-1"
 

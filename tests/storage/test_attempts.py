@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from store_parts import RUN, content, fill, made, on_node
 
 from ecocseg.errors import ConfigError
-from pipeline.params import ClusterParams
-from pipeline.storage import Store
-from pipeline.stored import Superseded
+from pipeline.config.params import ClusterParams
+from pipeline.store.push import Superseded
+from pipeline.store.remote import Store
 
 
 @pytest.mark.parametrize(

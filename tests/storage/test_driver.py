@@ -4,9 +4,9 @@ import pytest
 from store_parts import RUN, on_node
 
 from ecocseg.errors import UserError
-from pipeline.mirror import Mirror, mirrored
-from pipeline.status import RunStatus, read_status, write_status
-from pipeline.storage import require_store
+from pipeline.store.pull import Mirror, mirrored
+from pipeline.store.remote import require_store
+from pipeline.store.status import RunStatus, read_status, write_status
 
 
 def test_the_driver_sees_what_runs_do(uri, tmp_path):

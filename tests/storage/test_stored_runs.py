@@ -4,10 +4,10 @@ import pytest
 
 from ecocseg.engine.events import CheckpointEvent
 from ecocseg.errors import UserError
-from pipeline.mirror import SMOKE, fetch_weights, mirrored, pull_finished
-from pipeline.records import comparable, read_record
-from pipeline.run import _Execution, execute_run, execute_smoke
-from pipeline.status import read_status
+from pipeline.runner.run import _Execution, execute_run, execute_smoke
+from pipeline.store.pull import SMOKE, fetch_weights, mirrored, pull_finished
+from pipeline.store.record import comparable, read_record
+from pipeline.store.status import read_status
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from tracking_support import curve, make_record, only_run, track_small_run, wait_for
 
-from pipeline.events import read
-from pipeline.records import write_record
-from pipeline.stopping import Stopped
+from pipeline.store.events import read
+from pipeline.store.record import write_record
+from pipeline.store.stopping import Stopped
 from pipeline.tracking import (
     RunTracker,
     TrackingConfig,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tracking_support import make_record
 
-from pipeline.events import EventLog, read
+from pipeline.store.events import EventLog, read
 from pipeline.tracking.spool import spool_record
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from tracking_support import curve
 
-from pipeline.cluster.ledger import Ledger, Score, Trial
-from pipeline.cluster.search import Searched
-from pipeline.cluster.search_config import SearchConfig
-from pipeline.cluster.space import parse_space
-from pipeline.search_tracking import SearchTracking
+from pipeline.search.config import SearchConfig
+from pipeline.search.ledger import Ledger, Score, Trial
+from pipeline.search.space import parse_space
+from pipeline.search.tracking import SearchTracking
+from pipeline.search.tune import Searched
 from pipeline.tracking import TrackingConfig, list_runs
 
 SPACE = {"x": {"type": "uniform", "low": 0.0, "high": 6.0}}

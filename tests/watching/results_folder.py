@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from pipeline.status import RunStatus, record_file, run_directory, write_status
+from pipeline.store.paths import record_file, run_directory
+from pipeline.store.status import RunStatus, write_status
 
 
 def plan(results: Path, cells: dict[str, float], seeds: int = 1, experiment: str = "exp") -> list:

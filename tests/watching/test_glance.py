@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ecocseg.errors import ConfigError, DataError, UserError
-from pipeline.glance import find_run, look
-from pipeline.glance_view import draw, headline, show
-from pipeline.locks import RunLock
-from pipeline.sights import STATES
-from pipeline.status import run_directory
-from pipeline.stopping import request_stop
+from pipeline.monitor.grid_state import find_run, look
+from pipeline.monitor.states import STATES
+from pipeline.monitor.view import draw, headline, show
+from pipeline.store.lock import RunLock
+from pipeline.store.paths import run_directory
+from pipeline.store.stopping import request_stop
 
 SIX = dict.fromkeys("abcdef", 1.0)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import results_folder as watching
 
-from pipeline.events import EventLog
-from pipeline.locks import RunLock
-from pipeline.logs import describe, show
-from pipeline.status import record_file
+from pipeline.monitor.logs import describe, show
+from pipeline.store.events import EventLog
+from pipeline.store.lock import RunLock
+from pipeline.store.paths import record_file
 
 
 def write_log(folder: Path, seconds: list[float], text: str) -> None:

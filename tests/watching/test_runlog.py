@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ecocseg.errors import UserError
-from pipeline.runlog import line_time, run_log
-from pipeline.status import RunStatus, write_status
-from pipeline.stopping import Stopped
+from pipeline.store.log import line_time, run_log
+from pipeline.store.status import RunStatus, write_status
+from pipeline.store.stopping import Stopped
 
 
 def texts(folder: Path) -> list[str]:

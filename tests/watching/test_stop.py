@@ -14,15 +14,16 @@ import pytest
 import results_folder as watching
 
 from ecocseg.errors import UserError
-from pipeline.locks import RunLock
-from pipeline.status import mark_stopped, run_directory
-from pipeline.stop import check_names, stop, stop_all
-from pipeline.stopping import Stopped, StopWatch, clear_stop, request_stop, stop_requested
+from pipeline.monitor.stop import check_names, stop, stop_all
+from pipeline.store.lock import RunLock
+from pipeline.store.paths import run_directory
+from pipeline.store.status import mark_stopped
+from pipeline.store.stopping import Stopped, StopWatch, clear_stop, request_stop, stop_requested
 
 DRIVER = """
     import signal, sys, time
     from pathlib import Path
-    from pipeline.locks import RunLock
+    from pipeline.store.lock import RunLock
     def interrupt(*_):
         raise KeyboardInterrupt
     {before}

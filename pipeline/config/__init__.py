@@ -1,0 +1,1 @@
+"""From params.yaml and pipeline/conf to validated configurations; alone imports hydra."""

@@ -1,0 +1,1 @@
+"""From configurations to the rows of the plan: what is run, what it costs, what it needs."""

@@ -1,0 +1,1 @@
+"""How raw data sets come here: downloads, archives, folders of files, receipts."""
