@@ -29,7 +29,7 @@ CELL = {"experiment": "streets_uda", "cell": "oracle", "seed": 0}
 def end(monkeypatch: pytest.MonkeyPatch, outcome: Outcome) -> str:
     """What a grid says whose runs are over; the pool's own tests show how they get there."""
     monkeypatch.setattr(train, "run_all", lambda *a, **k: outcome)
-    monkeypatch.setattr(train, "has_gpu", lambda: False)
+    monkeypatch.setattr(train, "uses_gpu", lambda params: False)
     params = Params(experiments=["streets_uda"])
     found, problem = train._grid(ROWS, "execute_run", {}, params, "runs", {"copy": "run1"})
     assert found is outcome
@@ -83,7 +83,7 @@ def test_a_cell_whose_smoke_run_fails_keeps_no_other_from_running(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "run_all", run_all)
-    monkeypatch.setattr(train, "has_gpu", lambda: False)
+    monkeypatch.setattr(train, "uses_gpu", lambda params: False)
     monkeypatch.setattr(train, "connect", lambda config: nullcontext())
     monkeypatch.setattr(train, "originals", lambda rows, results: {})
     rows = [
