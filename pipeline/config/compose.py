@@ -1,7 +1,6 @@
 """The only module that imports Hydra: names and overrides in, plain resolved mappings out."""
 
 import copy
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,13 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize, initialize_config_dir
-from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ecocseg.config import unknown
@@ -89,7 +87,7 @@ def _check_names(overrides: Sequence[str]) -> None:
 def _whole(overrides: Sequence[str]) -> dict[str, Any]:
     """All of the configuration, read and composed anew: 0.1 s, and more where cells are many."""
     try:
-        with _hydra(CONF):
+        with _hydra():
             config = compose("config", overrides=list(overrides))
         return _plain(config)
     except (HydraException, OmegaConfBaseException) as error:
@@ -119,55 +117,10 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
             choices.append(text)
         else:
             values.append((key, value))
-    stamp = _stamp()
-    base, looked_up = _resolved(tuple(choices), stamp)
-    if base and all(_is_leaf(base, key, value, looked_up) for key, value in values):
-        return _with(base, values)
-    config = copy.deepcopy(_base(tuple(choices), stamp))
+    config = copy.deepcopy(_base(tuple(choices), _stamp()))
     for key, value in values:
         OmegaConf.update(config, key, value, merge=True)
     return _plain(config)
-
-
-@lru_cache(maxsize=512)
-def _resolved(choices: tuple[str, ...], stamp: _Stamp) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """`_base` as plain values, and what its interpolations look up ("benchmark.crop")."""
-    base = _base(choices, stamp)
-    raw = json.dumps(OmegaConf.to_container(base, resolve=False), default=str)
-    try:
-        plain = _plain(base)
-    except OmegaConfBaseException:
-        # Something is to be filled in, by the values.
-        plain = {}
-    return plain, tuple(set(re.findall(r"\$\{([^}]*)\}", raw)))
-
-
-def _is_leaf(base: Any, key: str, value: Any, looked_up: Sequence[str]) -> bool:
-    """Whether `key` is a single value that nothing else looks up, and `value` a plain one."""
-    if not isinstance(value, int | float | str | None) or "${" in str(value) or value == "???":
-        return False
-    if any(not re.fullmatch(r"\w+(\.\w+)*", each) for each in (key, *looked_up)):
-        return False
-    around = (
-        f"{each}.".startswith(f"{key}.") or f"{key}.".startswith(f"{each}.") for each in looked_up
-    )
-    for name in key.split("."):
-        if not isinstance(base, dict) or name not in base:
-            return False
-        base = base[name]
-    return not isinstance(base, dict | list) and not any(around)
-
-
-def _with(base: dict[str, Any], values: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A copy of `base` with single values set."""
-    config = copy.deepcopy(base)
-    for key, value in values:
-        *parents, name = key.split(".")
-        node: Any = config
-        for parent in parents:
-            node = node[parent]
-        node[name] = value
-    return config
 
 
 @lru_cache(maxsize=4096)
@@ -183,61 +136,11 @@ def _parsed(text: str) -> tuple[str, Any]:
 @lru_cache(maxsize=512)
 def _base(choices: tuple[str, ...], stamp: _Stamp) -> DictConfig:
     """What these choices of files compose to, without any `experiment` section."""
-    store = ConfigStore.instance().repo
-    files = _files(stamp)
-    with _hydra(None):
-        # Only here: files found in two places are refused.
-        store.update(files)
-        try:
-            return compose("config", overrides=list(choices))
-        finally:
-            for name in files:
-                del store[name]
-
-
-class _Group(dict[str, Any]):
-    """Files by name, as Hydra's store holds them; each is parsed when it is asked for first.
-
-    Hydra copies the store for every composition, and what it uses of it again.
-    """
-
-    def __getitem__(self, name: str) -> Any:
-        found = super().__getitem__(name)
-        if isinstance(found, Path):
-            found = self[name] = _parsed_file(found)
-        return found
-
-    def __deepcopy__(self, memo: Any) -> "_Group":
-        return self
-
-
-@lru_cache(maxsize=2)
-def _files(stamp: _Stamp) -> dict[str, Any]:
-    """Every file as Hydra's store holds it."""
-    found: dict[str, Any] = {}
-    for name, _, _ in stamp:
-        path = Path(name)
-        if path.parent == CONF:
-            found[path.name] = _parsed_file(path)
-        else:
-            found.setdefault(path.parent.name, _Group())[path.name] = path
-    return found
-
-
-def _parsed_file(path: Path) -> ConfigNode:
-    """A file; of an experiment without the section of its name, which no component looks at."""
-    node = OmegaConf.load(path)
-    group = None if path.parent == CONF else path.parent.name
-    if group == "experiment" and isinstance(node, DictConfig):
-        node.pop("experiment", None)
-    package = re.search(r"^# @package (\S+)$", path.read_text(), re.MULTILINE)
-    return ConfigNode(
-        name=path.name,
-        node=node,  # type: ignore[arg-type]
-        group=group,
-        package=package and package.group(1),
-        provider="main",
-    )
+    with _hydra():
+        config = compose("config", overrides=list(choices))
+    with open_dict(config):
+        config.pop("experiment", None)
+    return config
 
 
 def _stamp() -> _Stamp:
@@ -254,16 +157,11 @@ def _stamp() -> _Stamp:
 
 
 @contextmanager
-def _hydra(folder: Path | None) -> Iterator[None]:
-    """Hydra with the files of `folder`, or with none."""
+def _hydra() -> Iterator[None]:
     if GlobalHydra.instance().is_initialized():
         GlobalHydra.instance().clear()
-    if folder is None:
-        with initialize(config_path=None, version_base="1.3"):
-            yield
-    else:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            yield
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
