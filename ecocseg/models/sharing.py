@@ -133,7 +133,11 @@ class _Drop:
             # One number for a channel or for an image: the rest would be drawn for nothing.
             kept = 1 if isinstance(self, DropPath) else 2
             shape[kept:] = [1] * (len(shape) - kept)
-        mask = super().forward(values.new_ones(shape))  # type: ignore[misc]
+        ones = values.new_ones(shape)
+        # Draws come in the order of memory: that of the values.
+        if not values.is_contiguous() and values.is_contiguous(memory_format=torch.channels_last):
+            ones = ones.contiguous(memory_format=torch.channels_last)
+        mask = super().forward(ones)  # type: ignore[misc]
         return values * mask[self.group.rank :: self.group.size]
 
 

@@ -1,5 +1,6 @@
 """Two processes compute what one computes with the same batch: real ones, started once for all."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,17 @@ def test_a_process_alone_needs_no_meeting():
     with joined(0, 1, address="nowhere", device=torch.device("cpu")) as group:
         assert group is SINGLE
     assert current_group() is SINGLE
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("drop", [nn.Dropout(0.5), nn.Dropout2d(0.5)])
+def test_dropout_of_a_part_is_that_of_the_whole_in_any_layout(drop, layout):
+    images = torch.rand(4, 6, 3, 5).contiguous(memory_format=layout)
+    torch.manual_seed(0)
+    whole = drop(images)
+    for rank in range(2):
+        part = copy.deepcopy(drop)
+        share(part, SimpleNamespace(size=2, rank=rank))
+        torch.manual_seed(0)
+        own = images[rank::2].contiguous(memory_format=layout)
+        assert torch.equal(part(own), whole[rank::2])
